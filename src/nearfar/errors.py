@@ -1,0 +1,36 @@
+"""What nearfar says when it cannot go on: one class per kind of mistake, each telling what, where, found and how to mend it.
+
+A face (the command line, a service) prints the message and never the stack; everything else may catch `NearfarError`.
+"""
+
+
+class NearfarError(Exception):
+    """Base of every error nearfar raises on purpose. `exit_code` is what the command line returns for it."""
+
+    exit_code = 2
+
+
+class BadInput(NearfarError):
+    """The user's data or arguments cannot be used: says which file and line (or argument), what was found, how to mend it."""
+
+
+class BadConfig(NearfarError):
+    """A setting is unknown or has an impossible value; names the nearest settings."""
+
+
+class Damaged(NearfarError):
+    """A file that nearfar wrote is torn, truncated or altered: names the file and what does not match."""
+
+
+class Mismatch(NearfarError):
+    """Two things that must belong together do not: an index and a model, a run and its inputs, vectors of two widths."""
+
+
+class Missing(NearfarError):
+    """Something that is not installed or not there is needed: says what, and the command that brings it."""
+
+
+class Diverged(NearfarError):
+    """Training produced a loss or a weight that is not finite: names the step, and where the batch was written."""
+
+    exit_code = 1

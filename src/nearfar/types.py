@@ -1,0 +1,205 @@
+"""The nouns: what the whole code base speaks in. Nothing of ours lies below but the errors.
+
+In shapes, b is rows (queries), n columns (candidates), d dimensions, k results. *Similarity* is larger-is-closer
+everywhere, and the knob is *temperature* everywhere. torch and numpy are named here, never imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, Self, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+Role = Literal["query", "document"]
+"""What a text is used as: encoders may put another prompt before each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One training example. Raw items; today text.
+
+    `negatives` are hard negatives of this query, any number. Pairs of one `group` are never each other's negatives.
+    `score` is a graded similarity where the data has one, `source` names where the pair came from.
+    """
+
+    query: str
+    positive: str
+    negatives: tuple[str, ...] = ()
+    group: str | None = None
+    score: float | None = None
+    source: str | None = None
+
+
+class Inputs(Protocol):
+    """Prepared items of one encoder (tokens, pixels): the result of the CPU work, indexable by row."""
+
+    def __len__(self) -> int: ...
+
+    def select(self, rows: np.ndarray) -> Self:
+        """The inputs of these rows, in this order; rows may repeat."""
+        ...
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Turns items into rows of unit length (unless told otherwise)."""
+
+    @property
+    def dim(self) -> int:
+        """Width of a row."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are and the rows appear."""
+        ...
+
+    def prepare(self, items: Sequence[str], role: Role = "document") -> Inputs:
+        """The CPU work (prompt, tokenization, truncation), done once per item."""
+        ...
+
+    def __call__(self, inputs: Inputs) -> Float[Tensor, "b d"]:
+        """Differentiable rows of these inputs, in their order."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that `nearfar.encoders.load_encoder` and sentence-transformers load to the same vectors."""
+        ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The inputs of one step and who is whose positive in it."""
+
+    queries: Inputs
+    candidates: Inputs
+    targets: Targets
+
+
+class SlabTargets(NamedTuple):
+    """The targets of r consecutive rows, against all n columns."""
+
+    positive: Int[Tensor, " r"]
+    """The column of each row's own positive."""
+    valid: torch.Tensor | None
+    """Boolean [r, n]: the columns this row is compared with (its own positive always among them); None means all."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Who is whose positive, and which columns are left out, said by ids: O(b + n) numbers, never a mask of b x n.
+
+    Row i's own positive is column `positive[i]` (default: column i). Any other column j is left out of row i when it is
+    known not to be a negative: it has the row's group (`row_groups[i] == column_groups[j] >= 0`), or it is the same item
+    as the row's own positive (`column_items[j] == column_items[positive[i]] >= 0`), or the same item as the row itself
+    (`row_items[i] == column_items[j] >= 0`). Ids below zero match nothing. All ids are int64.
+    """
+
+    positive: Int[Tensor, " b"] | None = None
+    row_groups: Int[Tensor, " b"] | None = None
+    column_groups: Int[Tensor, " n"] | None = None
+    row_items: Int[Tensor, " b"] | None = None
+    column_items: Int[Tensor, " n"] | None = None
+
+    def slab(self, start: int, stop: int, columns: int) -> SlabTargets:
+        """The positives and the valid mask of rows `start:stop` among `columns` columns; no mask where nothing is left out."""
+        import torch
+
+        device = next((t.device for t in (self.positive, self.row_groups, self.column_items) if t is not None), None)
+        positive = torch.arange(start, stop, device=device) if self.positive is None else self.positive[start:stop]
+        left_out: torch.Tensor | None = None
+        matches: list[tuple[torch.Tensor, torch.Tensor]] = []
+        if self.row_groups is not None and self.column_groups is not None:
+            matches.append((self.row_groups[start:stop], self.column_groups))
+        if self.column_items is not None:
+            matches.append((self.column_items[positive], self.column_items))
+            if self.row_items is not None:
+                matches.append((self.row_items[start:stop], self.column_items))
+        for rows, cols in matches:
+            same = (rows[:, None] == cols[None, :]) & (rows[:, None] >= 0)
+            left_out = same if left_out is None else left_out.logical_or_(same)
+        if left_out is None:
+            return SlabTargets(positive, None)
+        left_out[torch.arange(stop - start, device=left_out.device), positive] = False
+        return SlabTargets(positive, ~left_out if bool(left_out.any()) else None)
+
+
+class Loss(Protocol):
+    """A loss over similarities: one number per row, in nats; the caller averages."""
+
+    def __call__(
+        self, queries: Float[Tensor, "b d"], candidates: Float[Tensor, "n d"], targets: Targets | None = None
+    ) -> Float[Tensor, " b"]: ...
+
+
+RowLoss = Callable[["Tensor", SlabTargets], "Tensor"]
+"""How a similarity loss is written: (logits [r, n], the targets of these rows) -> [r], ordinary differentiable torch."""
+
+
+@dataclass(frozen=True)
+class Hits:
+    """What a search found, best first. Row i holds the results of query i.
+
+    `ids` [b, k] int64 are row numbers of the collection searched, -1 where fewer than k were found; `scores` [b, k]
+    float32 are similarities (minus infinity beside -1). Equal scores are in order of ascending id.
+    """
+
+    ids: np.ndarray
+    scores: np.ndarray
+
+
+class Index(Protocol):
+    """Vectors (or terms) that can be searched, with the documents they stand for."""
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """The document id of each row number."""
+        ...
+
+    def add(self, keys: Sequence[str], documents: Sequence[str], vectors: np.ndarray) -> None: ...
+
+    def remove(self, keys: Sequence[str]) -> None: ...
+
+    def search(self, queries: np.ndarray, k: int = 10) -> Hits: ...
+
+    def save(self, folder: Path) -> None: ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """What evaluation needs: documents, queries, and graded judgements query id -> document id -> grade (> 0 is relevant)."""
+
+    name: str
+    corpus: Mapping[str, str]
+    queries: Mapping[str, str]
+    judgements: Mapping[str, Mapping[str, int]]
+
+
+class Progress(Protocol):
+    """Called by long work: what is being done, how much of it is done, and facts to show (loss, score). Faces draw it."""
+
+    def __call__(self, stage: str, done: int, total: int, **facts: float | str) -> None: ...
+
+
+def silent(stage: str, done: int, total: int, **facts: float | str) -> None:
+    """The progress of nobody watching."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A moment of training: what is needed to go on as if nothing had happened.
+
+    `tensors` are weights, optimizer moments and generator states by name; `state` is JSON (step, epoch, best score,
+    configuration, history).
+    """
+
+    step: int
+    tensors: Mapping[str, Tensor]
+    state: Mapping[str, object] = field(default_factory=dict)
