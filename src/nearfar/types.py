@@ -108,8 +108,8 @@ class Targets:
     row_items: Int[Tensor, " b"] | None = None
     column_items: Int[Tensor, " n"] | None = None
 
-    def slab(self, start: int, stop: int, columns: int) -> SlabTargets:
-        """The positives and the valid mask of rows `start:stop` among `columns` columns; no mask where nothing is left out."""
+    def slab(self, start: int, stop: int) -> SlabTargets:
+        """The positives and the valid mask of rows `start:stop`; no mask where nothing is left out."""
         import torch
 
         device = next((t.device for t in (self.positive, self.row_groups, self.column_items) if t is not None), None)

@@ -1,1 +1,6 @@
-"""placeholder"""
+"""Similarities, a few rows at a time: the slab engine and top-k."""
+
+from nearfar.similarity.slabs import SLAB_BYTES, differentiate_slabs, row_losses, slab_ranges, slab_rows
+from nearfar.similarity.topk import topk
+
+__all__ = ["SLAB_BYTES", "differentiate_slabs", "row_losses", "slab_ranges", "slab_rows", "topk"]

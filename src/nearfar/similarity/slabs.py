@@ -1,0 +1,232 @@
+"""One loop over slabs: r rows of the similarity matrix at a time, each against all columns, differentiated while in cache.
+
+Decisions. The gradient is computed in the forward pass, slab by slab, for the usual case that every row has the same upstream
+weight (`.mean()`, `.sum()`), and kept as O((b + n) d); where backward finds other weights the slabs run again with them. So b x n
+never exists whole, one direction costs three multiplies, and a side that needs no gradient costs none. With r = b this is the
+dense loss: the specification and the fast path are the same code. (Gao 2021, arXiv 2101.06983, caches gradients of the
+representations; Cheng 2024, arXiv 2410.17243, tiles the InfoNCE; this is the same idea for any row loss.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nearfar.errors import BadInput
+from nearfar.types import RowLoss, Targets
+
+SLAB_BYTES = 64 << 20
+"""Memory of one slab unless told otherwise: 64 MiB, and never more than 1,024 rows (beyond that a multiply gains nothing)."""
+
+
+class SlabGradients(NamedTuple):
+    """What one run over all slabs gives. `rows` [b] the losses; the rest are gradients of sum(weights * rows), None where not asked."""
+
+    rows: Tensor
+    queries: Tensor | None
+    candidates: Tensor | None
+    temperature: Tensor | None
+
+
+Needs = tuple[bool, bool, bool]
+"""Which of queries, candidates and temperature need a gradient."""
+
+Run = Callable[[Tensor, Tensor, Tensor, Tensor | None, Needs], SlabGradients]
+"""One run over all slabs: (queries, candidates, temperature, weights [b] or None for ones, needs) -> SlabGradients."""
+
+
+def slab_rows(columns: int, *, budget_bytes: int = SLAB_BYTES, element_size: int = 4) -> int:
+    """How many rows of `columns` numbers fit into `budget_bytes`: at least 1, at most 1,024."""
+    return max(1, min(1024, budget_bytes // max(1, columns * element_size)))
+
+
+def slab_ranges(rows: int, rows_per_slab: int) -> Iterator[tuple[int, int]]:
+    """The half-open ranges that cut `rows` into slabs."""
+    for start in range(0, rows, rows_per_slab):
+        yield start, min(rows, start + rows_per_slab)
+
+
+def differentiate_slabs(
+    run: Run,
+    queries: Float[Tensor, "b d"],
+    candidates: Float[Tensor, "n d"],
+    temperature: Tensor,
+    weights: Float[Tensor, " b"] | None,
+) -> Float[Tensor, " b"]:
+    """Make a run over slabs differentiable: row losses [b], times `weights` where given.
+
+    Without gradients the run is made once, with one multiply. A second derivative is refused (`BadInput`).
+    """
+    if weights is not None and weights.requires_grad:
+        raise BadInput(
+            "weights: row weights must not need a gradient. Pass `weights.detach()`, or multiply the row losses yourself."
+        )
+    if not torch.is_grad_enabled() or not any(t.requires_grad for t in (queries, candidates, temperature)):
+        rows = run(queries.detach(), candidates.detach(), temperature.detach(), None, (False, False, False)).rows
+        return rows if weights is None else rows * weights
+    return _Slabs.apply(run, queries, candidates, temperature, weights)  # type: ignore[no-any-return]
+
+
+class _Slabs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, run: Run, queries: Tensor, candidates: Tensor, temperature: Tensor, weights: Tensor | None) -> Tensor:
+        needs = (ctx.needs_input_grad[1], ctx.needs_input_grad[2], ctx.needs_input_grad[3])
+        with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
+            done = run(queries, candidates, temperature, weights, needs)
+        ctx.run, ctx.needs = run, needs
+        ctx.save_for_backward(queries, candidates, temperature, weights, *done[1:])
+        return done.rows if weights is None else done.rows * weights
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # only under create_graph=True
+            raise BadInput(
+                "create_graph: losses over slabs have no second derivative (the first is computed slab by slab and the slabs are gone). "
+                "Drop create_graph=True, or write the loss densely for this use."
+            )
+        queries, candidates, temperature, weights, *kept = ctx.saved_tensors
+        scale = upstream[0]
+        if bool((upstream == scale).all()):
+            gradients = [None if g is None else g * scale for g in kept]
+        else:
+            actual = upstream if weights is None else upstream * weights
+            with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
+                gradients = list(ctx.run(queries, candidates, temperature, actual, ctx.needs)[1:])
+        return None, *gradients, None
+
+
+def row_losses(
+    row_loss: RowLoss,
+    queries: Float[Tensor, "b d"],
+    candidates: Float[Tensor, "n d"],
+    targets: Targets | None = None,
+    *,
+    temperature: float | Tensor = 1.0,
+    weights: Float[Tensor, " b"] | None = None,
+    rows_per_slab: int | None = None,
+) -> Float[Tensor, " b"]:
+    """Any row loss, exact at any batch size: `row_loss(logits [r, n], targets of these rows) -> [r]`, run over slabs.
+
+    `logits` are dot products over `temperature`. `weights` multiply the rows' losses. Time O(b n d), memory O((b + n) d) and
+    one slab (with what autograd keeps of the row loss inside it). Raises `BadInput` for shapes, dtypes, rows that are not
+    finite, a temperature that is not above zero, and a row without a negative.
+    """
+    targets = targets if targets is not None else Targets()
+    knob = check_problem(queries, candidates, targets, temperature=temperature, weights=weights, rows_per_slab=rows_per_slab)
+    per_slab = rows_per_slab or slab_rows(len(candidates), element_size=queries.element_size())
+
+    def run(q: Tensor, c: Tensor, t: Tensor, w: Tensor | None, needs: Needs) -> SlabGradients:
+        rows = q.new_empty(len(q))
+        grad_q = torch.zeros_like(q) if needs[0] else None
+        grad_c = torch.zeros_like(c) if needs[1] else None
+        grad_t = torch.zeros_like(t) if needs[2] else None
+        for start, stop in slab_ranges(len(q), per_slab):
+            slab = targets.slab(start, stop)
+            refuse_lonely_rows(slab.valid, start, len(c))
+            logits = (q[start:stop] @ c.T) / t
+            if not any(needs):
+                rows[start:stop] = row_loss(logits, slab)
+                continue
+            with torch.enable_grad():
+                leaf = logits.detach().requires_grad_()
+                value = row_loss(leaf, slab)
+                (pull,) = torch.autograd.grad(value, leaf, torch.ones_like(value) if w is None else w[start:stop])
+            rows[start:stop] = value.detach()
+            if grad_t is not None:  # d logit / d t = -logit / t
+                grad_t -= (pull * logits).sum() / t
+            pull = pull / t
+            if grad_q is not None:
+                grad_q[start:stop] = pull @ c
+            if grad_c is not None:
+                grad_c.addmm_(pull.T, q[start:stop])
+        return SlabGradients(rows, grad_q, grad_c, grad_t)
+
+    return differentiate_slabs(run, queries, candidates, knob, weights)
+
+
+def refuse_lonely_rows(valid: Tensor | None, start: int, columns: int) -> None:
+    """Raise `BadInput` for a row that has nothing but its own positive to be compared with: its loss would be a silent zero."""
+    if columns < 2:
+        raise BadInput(
+            f"candidates: row {start} has no negative (there is 1 candidate). Use a batch of at least 2, or add hard negatives."
+        )
+    if valid is not None:
+        lonely = (valid.sum(dim=1) < 2).nonzero()
+        if len(lonely):
+            raise BadInput(
+                f"targets: row {start + int(lonely[0])} has no negative: every other column is in its group or is the same item. "
+                "Use a larger batch, more groups, or add hard negatives."
+            )
+
+
+def check_problem(
+    queries: Tensor,
+    candidates: Tensor,
+    targets: Targets,
+    *,
+    temperature: float | Tensor,
+    weights: Tensor | None = None,
+    rows_per_slab: int | None = None,
+) -> Tensor:
+    """Refuse what no similarity loss can use, naming argument and row; return the temperature as a scalar tensor of the rows' dtype."""
+    for name, rows in (("queries", queries), ("candidates", candidates)):
+        if rows.ndim != 2:
+            raise BadInput(
+                f"{name}: expected a matrix [rows, dimensions], found shape {tuple(rows.shape)}. Pass one row per item."
+            )
+        if not rows.is_floating_point():
+            raise BadInput(f"{name}: expected floating point rows, found {rows.dtype}. Convert with `.float()`.")
+        if len(rows) == 0:
+            raise BadInput(f"{name}: there is no row. Skip empty batches.")
+        finite = torch.isfinite(rows).all(dim=1)
+        if not bool(finite.all()):
+            raise BadInput(
+                f"{name}: row {int((~finite).nonzero()[0])} holds NaN or infinity. Find out which input gave this row."
+            )
+    if queries.shape[1] != candidates.shape[1]:
+        raise BadInput(
+            f"candidates: rows of {candidates.shape[1]} dimensions against queries of {queries.shape[1]}. Use one encoder or one head width."
+        )
+    if queries.dtype != candidates.dtype:
+        raise BadInput(f"candidates: {candidates.dtype} against queries of {queries.dtype}. Convert one of them.")
+    b, n = len(queries), len(candidates)
+    if targets.positive is None and b > n:
+        raise BadInput(
+            f"candidates: {n} columns for {b} rows; without targets row i belongs to column i. Pass `targets`, or one positive per query."
+        )
+    for name, ids, length in (
+        ("positive", targets.positive, b),
+        ("row_groups", targets.row_groups, b),
+        ("row_items", targets.row_items, b),
+        ("column_groups", targets.column_groups, n),
+        ("column_items", targets.column_items, n),
+    ):
+        if ids is not None and (ids.dtype != torch.int64 or ids.shape != (length,)):
+            raise BadInput(f"targets.{name}: expected {length} int64 ids, found {tuple(ids.shape)} of {ids.dtype}.")
+    if targets.positive is not None:
+        outside = ((targets.positive < 0) | (targets.positive >= n)).nonzero()
+        if len(outside):
+            row = int(outside[0])
+            raise BadInput(
+                f"targets.positive: row {row} points at column {int(targets.positive[row])} of {n}. Every row needs a positive among the candidates."
+            )
+    if weights is not None and weights.shape != (b,):
+        raise BadInput(f"weights: expected one per row ({b}), found shape {tuple(weights.shape)}.")
+    if rows_per_slab is not None and rows_per_slab <= 0:
+        raise BadInput(
+            f"rows_per_slab: expected at least 1, found {rows_per_slab}. Leave it out to let the memory budget decide."
+        )
+    knob = (
+        temperature
+        if isinstance(temperature, Tensor)
+        else torch.tensor(float(temperature), dtype=queries.dtype, device=queries.device)
+    )
+    if knob.numel() != 1 or not 0 < float(knob.detach()) < float("inf"):
+        raise BadInput(
+            f"temperature: expected one number above 0, found {temperature}. Usual values are 0.01 to 0.1 for unit rows."
+        )
+    return knob.reshape(())
