@@ -82,7 +82,8 @@ class _Slabs(torch.autograd.Function):
         return done.rows if weights is None else done.rows * weights
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (upstream,) = grad_outputs
         if torch.is_grad_enabled():  # only under create_graph=True
             raise BadInput(
                 "create_graph: losses over slabs have no second derivative (the first is computed slab by slab and the slabs are gone). "

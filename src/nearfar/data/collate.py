@@ -1,0 +1,52 @@
+"""From pair numbers to a batch: candidates once each, and who is whose positive by ids."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from nearfar.data.sampling import PairTable
+from nearfar.types import Batch, Inputs, Targets
+
+
+def collate(table: PairTable, rows: np.ndarray, query_inputs: Inputs, document_inputs: Inputs) -> Batch:
+    """The batch of these pairs [b]: their queries, and as candidates [n] their positives and then their hard negatives, once each.
+
+    `query_inputs` and `document_inputs` are the prepared inputs of `table.queries` and `table.documents`. Ids are given to the targets
+    only where something in this batch is shared, so that plain batches cost no mask.
+    """
+    positives = table.positive_of[rows]
+    starts, stops = table.negative_offsets[rows], table.negative_offsets[rows + 1]
+    negatives = table.negative_ids[_ranges(starts, stops)]
+    columns, first, inverse = np.unique(np.concatenate([positives, negatives]), return_index=True, return_inverse=True)
+    order = np.argsort(first)  # candidates in order of appearance: the positives first
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    columns, positive = columns[order], rank[inverse[: len(rows)]]
+
+    row_groups, row_items = table.group_of[rows], table.query_item[table.query_of[rows]]
+    column_items = table.document_item[columns]
+    # a column is a positive of the first row that brought it; a hard negative alone belongs to no group
+    column_groups = np.full(len(columns), -1, dtype=np.int64)
+    column_groups[positive[::-1]] = row_groups[::-1]
+    shares_group = len(np.unique(row_groups)) < len(rows)
+    shares_item = (
+        len(np.unique(column_items)) < len(columns)
+        or len(np.unique(positive)) < len(rows)
+        or bool(np.isin(row_items, column_items).any())
+    )
+    targets = Targets(
+        None if (positive == np.arange(len(rows))).all() else torch.from_numpy(positive),
+        row_groups=torch.from_numpy(row_groups) if shares_group else None,
+        column_groups=torch.from_numpy(column_groups) if shares_group else None,
+        row_items=torch.from_numpy(row_items) if shares_item else None,
+        column_items=torch.from_numpy(column_items) if shares_item else None,
+    )
+    return Batch(query_inputs.select(table.query_of[rows]), document_inputs.select(columns), targets)
+
+
+def _ranges(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+    """All numbers from each start to its stop, one range after the other."""
+    lengths = stops - starts
+    before = np.cumsum(lengths) - lengths
+    return np.arange(int(lengths.sum())) + np.repeat(starts - before, lengths)
