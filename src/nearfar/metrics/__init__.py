@@ -1,1 +1,18 @@
-"""placeholder"""
+"""Metrics of rankings, and what may be concluded from them: numbers per query, intervals, paired tests."""
+
+from nearfar.metrics.ranking import Gain, Metric, label, order_by_score, parse_metric, score_run
+from nearfar.metrics.significance import Interval, PairedDifference, bootstrap_interval, holm, paired_difference
+
+__all__ = [
+    "Gain",
+    "Interval",
+    "Metric",
+    "PairedDifference",
+    "bootstrap_interval",
+    "holm",
+    "label",
+    "order_by_score",
+    "paired_difference",
+    "parse_metric",
+    "score_run",
+]
