@@ -173,7 +173,8 @@ def test_a_saved_evaluation_loads_equal(tmp_path, system):
     "damage",
     [
         lambda value: value.pop("ranked"), lambda value: value.update(query_ids=["q0"]), lambda value: value["scores"][0].pop(),
-        lambda value: value.update(metrics={"ndcg@10": ["x"]}), lambda value: value.update(format="else"), lambda value: value.update(metrics=3),
+        lambda value: value.update(metrics={"ndcg@10": ["x"]}), lambda value: value.update(format="else"),
+        lambda value: value.update(metrics=3),
     ],
 )  # fmt: skip
 def test_a_damaged_evaluation_is_refused_by_name(tmp_path, damage):
@@ -215,8 +216,10 @@ def test_a_task_that_cannot_be_measured_is_refused(task, says):
 @pytest.mark.parametrize(
     ("system", "options", "says"),
     [
-        ("bm52", {}, "expected an encoder or 'bm25'"), (object(), {}, "expected an encoder"), ("bm25", {"metrics": ["ndcg@200"]}, "at least 200"),
-        ("bm25", {"metrics": []}, "at least one metric"), ("bm25", {"metrics": ["ndgc@10"]}, "ndcg@10"), ("bm25", {"gain": "x"}, "gain"),
+        ("bm52", {}, "expected an encoder or 'bm25'"), (object(), {}, "expected an encoder"),
+        ("bm25", {"metrics": ["ndcg@200"]}, "at least 200"),
+        ("bm25", {"metrics": []}, "at least one metric"), ("bm25", {"metrics": ["ndgc@10"]}, "ndcg@10"),
+        ("bm25", {"gain": "x"}, "gain"),
     ],
 )  # fmt: skip
 def test_an_unknown_system_or_metric_is_refused(system, options, says):

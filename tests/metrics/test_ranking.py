@@ -158,7 +158,8 @@ def test_a_nan_score_has_no_place_in_a_ranking():
     ("name", "nearest"),
     [
         ("ndgc@10", "ndcg@10"), ("ndcg", "ndcg@10"), ("ndcg@0", "ndcg@10"), ("ndcg_cut_5", "ndcg@5"), ("recal@20", "recall@20"),
-        ("precison@-3", "precision@3"), ("mrr@ten", "mrr@10"), ("sucess@1", "success@1"), ("", "Metrics are"), ("@", "Metrics are"),
+        ("precison@-3", "precision@3"), ("mrr@ten", "mrr@10"), ("sucess@1", "success@1"),
+        ("", "Metrics are"), ("@", "Metrics are"),
     ],
 )  # fmt: skip
 def test_an_unknown_metric_names_the_nearest(name, nearest):

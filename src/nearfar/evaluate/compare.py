@@ -163,7 +163,8 @@ def _paired(a: Evaluation, b: Evaluation, metric: str) -> tuple[Float[np.ndarray
         raise Mismatch(f"{both}: the texts or judgements of the two tasks differ. Evaluate both on the same task.")
     if set(a.query_ids) != set(b.query_ids):
         raise Mismatch(
-            f"{both}: one has {len(a.query_ids):,} queries, the other {len(b.query_ids):,}, and not the same. Evaluate both anew."
+            f"{both}: one has {len(a.query_ids):,} queries, the other {len(b.query_ids):,}, and not the same. "
+            "Evaluate both anew."
         )
     for rule in ("gain", "identical_dropped"):
         if getattr(a, rule) != getattr(b, rule):

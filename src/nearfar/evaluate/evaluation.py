@@ -64,7 +64,7 @@ class Evaluation:
     def summary(
         self, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
     ) -> dict[str, dict[Literal["mean", "low", "high"], float]]:
-        """Metric name -> mean over queries and its bootstrap interval (`nearfar.metrics.bootstrap_interval`), ready for JSON."""
+        """Metric name -> mean over queries and its interval (`nearfar.metrics.bootstrap_interval`), ready for JSON."""
         return {
             name: {"mean": found.mean, "low": found.low, "high": found.high}
             for name, values in self.metrics.items()
@@ -85,7 +85,7 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, value: Any, *, where: str = "evaluation") -> Evaluation:
-        """The inverse of `to_json`. Raises `Damaged`, naming `where`, for JSON that is no evaluation or does not fit together."""
+        """The inverse of `to_json`. Raises `Damaged`, naming `where`, for what is no evaluation or does not fit together."""
         if not isinstance(value, dict) or value.get("format") != _FORMAT:
             raise Damaged(f"{where}: this is no evaluation written by nearfar ('format' is not {_FORMAT!r}). Evaluate anew.")
         try:
@@ -136,12 +136,12 @@ def evaluate(
     Equal scores are in order of *descending* document id, trec_eval's rule, so no result depends on the order of a file.
     Queries without a relevant document are left out and counted in `Evaluation.skipped`.
 
-    `ignore_identical_ids` is BEIR's option for collections whose queries are documents (ArguAna): the document with the query's id
-    is left out of its ranking, unless it is judged relevant. Collections that merely number both from 1 (Cranfield) are told
-    apart by the texts: ids count as shared only if at least half of those documents contain their query's text.
+    `ignore_identical_ids` is BEIR's option for collections whose queries are documents (ArguAna): the document with the
+    query's id is left out of its ranking, unless it is judged relevant. Collections that merely number both from 1 (Cranfield)
+    are told apart by the texts: ids count as shared only if at least half of those documents contain their query's text.
 
     Raises `BadInput` for an empty corpus, no query with a relevant document, judgements of unknown ids, and rows that are not
-    finite; `BadConfig` for an unknown system or metric, or a metric deeper than `depth`. Memory O(n d) and one slab of similarities.
+    finite; `BadConfig` for an unknown system or metric, or a metric deeper than `depth`. Memory O(n d) and one slab.
     """
     parsed = [parse_metric(metric) for metric in metrics]
     deepest = max(parsed, key=lambda metric: metric.k, default=None)

@@ -13,7 +13,7 @@ _NAME = 30
 
 
 def score_table(evaluations: Sequence[Evaluation], comparisons: Sequence[Comparison] = ()) -> str:
-    """Systems with mean and 95 % interval of every metric, then comparisons with difference, interval, p and queries won and lost.
+    """Systems with mean and 95 % interval of every metric; comparisons with difference, interval, p, queries won and lost.
 
     No line is wider than 100 columns: long names are cut, and metrics that do not fit go into a second block. A metric that a
     system was not measured with shows as `-`. Ends without a line break; nothing to show gives an empty text.

@@ -47,11 +47,12 @@ class PairedDifference(NamedTuple):
 
 
 def bootstrap_interval(values: ArrayLike, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Interval:
-    """The mean of one number per query [q], and its percentile bootstrap interval over queries (Efron & Tibshirani 1993, ch. 13).
+    """The mean of one number per query [q], and its percentile bootstrap interval over queries (Efron & Tibshirani 1993, 13).
 
     The same values, seed and resamples give the same interval, whatever the machine's memory. Where all values are equal (or
-    there is one) the interval is that value: the bootstrap knows only the spread it sees. Raises `BadInput` for no values, values
-    that are not finite or not one-dimensional, `BadConfig` for a confidence outside (0, 1) or no resamples. Time O(resamples q).
+    there is one) the interval is that value: the bootstrap knows only the spread it sees. Raises `BadInput` for no values,
+    values that are not finite or not one-dimensional, `BadConfig` for a confidence outside (0, 1) or no resamples.
+    Time O(resamples q).
     """
     numbers = _numbers(values, "values")
     _check(confidence, resamples)
@@ -74,10 +75,10 @@ def paired_difference(
 ) -> PairedDifference:
     """Compare two systems on the same queries: `a` [q] and `b` [q], one number per query in the same order.
 
-    The interval is the percentile bootstrap over queries of a - b. The p-value is Fisher's randomization test, two-sided (Smucker,
-    Allan & Carterette 2007): under the null hypothesis the sign of every difference is a coin's. Up to `EXACT_UP_TO` differences
-    other than zero all assignments are counted; beyond, `resamples` are drawn and p = (as extreme + 1) / (resamples + 1), so it is
-    never 0. Interval and p are two computations and may, near the border, disagree; the p-value decides. No difference anywhere: p is 1.
+    The interval is the percentile bootstrap over queries of a - b. The p-value is Fisher's randomization test, two-sided
+    (Smucker, Allan & Carterette 2007): under the null hypothesis the sign of every difference is a coin's. Up to `EXACT_UP_TO`
+    differences other than zero all assignments are counted; beyond, `resamples` are drawn and p = (as extreme + 1) /
+    (resamples + 1), never 0. Where nothing differs p is 1. Near the border interval and p may disagree; the p-value decides.
     Raises `Mismatch` for unequal lengths, otherwise as `bootstrap_interval`.
     """
     left, right = _numbers(a, "a"), _numbers(b, "b")
@@ -108,7 +109,7 @@ def _sign_flip_p(differences: Float[np.ndarray, " m"], resamples: int, seed: int
 
 
 def holm(p_values: ArrayLike) -> Float[np.ndarray, " m"]:
-    """P-values [m] of m tests, raised so that calling all below 0.05 shown errs anywhere with probability at most 0.05 (Holm 1979).
+    """P-values [m] of m tests, raised so that calling all below 0.05 shown errs anywhere with probability 0.05 at most (1979).
 
     In the order given; never below the p-value itself, never above 1. Raises `BadInput` for values outside 0..1 or NaN.
     """
