@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import bm25s
 import numpy as np
@@ -16,7 +16,7 @@ from nearfar.index.records import Records, check_k
 from nearfar.types import Hits
 
 K1, B = 1.5, 0.75
-_PARTS = {
+_PARTS: dict[str, Any] = {
     "data_name": "term_weights.npy",
     "indices_name": "term_rows.npy",
     "indptr_name": "term_starts.npy",
