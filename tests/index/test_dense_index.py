@@ -69,6 +69,17 @@ def test_the_approximate_index_fills_any_k_up_to_its_size(pair_of_indexes):
     assert (hits.ids[:, 4000:] == -1).all()
 
 
+def test_every_document_of_the_approximate_index_finds_itself_through_all_changes():
+    vectors, names = units(3000, 32, seed=2), named(3000)
+    index = ApproximateIndex(32, MODEL)
+    index.add(names[:2000], names[:2000], vectors[:2000])
+    for start in range(2000, 3000, 100):
+        index.remove(names[start - 2000 : start - 1900])
+        index.add(names[start : start + 100], names[start : start + 100], vectors[start : start + 100])
+    assert list(index.keys) == names[1000:]
+    assert index.search(vectors[1000:], 1).ids[:, 0].tolist() == list(range(2000))
+
+
 def test_recall_stays_after_most_documents_are_removed_and_others_added():
     vectors, queries = units(2000, 32), units(50, 32, seed=1)
     exact, near = ExactIndex(32, MODEL), ApproximateIndex(32, MODEL)
@@ -87,9 +98,9 @@ def test_a_query_may_have_any_length_for_the_order(pair_of_indexes):
     assert np.array_equal(near.search(queries, 5).ids, near.search(4 * queries, 5).ids)
 
 
-def test_with_one_thread_the_same_additions_give_the_same_hits():
+def test_the_same_additions_give_the_same_hits():
     def hits() -> np.ndarray:
-        index = ApproximateIndex(24, MODEL, graph=Graph(threads=1, expansion_search=16, connectivity=4))
+        index = ApproximateIndex(24, MODEL, graph=Graph(expansion_search=16, connectivity=4))
         index.add(named(1500), named(1500), units(1500, 24))
         return index.search(units(50, 24, seed=1), 5).ids
 

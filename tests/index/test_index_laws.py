@@ -254,6 +254,15 @@ def test_every_file_that_is_torn_altered_or_missing_is_named(case, harm, tmp_pat
 
 
 @each_kind
+def test_a_manifest_that_was_edited_is_named(case, tmp_path):
+    case.build().save(tmp_path / "index")
+    path = tmp_path / "index" / "manifest.json"
+    path.write_text(path.read_text().replace('"made_by": "nearfar', '"made_by": "someone'))
+    with pytest.raises(Damaged, match=r"manifest\.json: was altered"):
+        open_index(tmp_path / "index")
+
+
+@each_kind
 def test_an_unknown_format_is_refused_with_both_versions(case, tmp_path):
     case.build().save(tmp_path / "index")
     path = tmp_path / "index" / "manifest.json"

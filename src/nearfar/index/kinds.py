@@ -14,20 +14,24 @@ if TYPE_CHECKING:
     from nearfar.index.lexical import LexicalIndex
 
 
+_TRIES = 20
+
+
 def open_index(folder: Path | str) -> ExactIndex | ApproximateIndex | LexicalIndex:
     """Open the index that `save` wrote to `folder`, every byte checked against its manifest; it finds what it found before.
 
     Raises `BadInput` where there is no index or one of an unknown format or kind, `Damaged` naming a file that is missing,
     truncated or altered. An index that another process replaces meanwhile is read again.
     """
-    for _ in range(3):
-        before = _manifest_bytes(Path(folder))
+    path = Path(folder)
+    for _ in range(_TRIES):
+        before = _identity(path)
         try:
-            return _open(read_folder(folder))
-        except Damaged:
-            if _manifest_bytes(Path(folder)) == before:
+            return _open(read_folder(path))
+        except (BadInput, Damaged, OSError):
+            if _identity(path) == before:
                 raise
-    return _open(read_folder(folder))
+    return _open(read_folder(path))
 
 
 def _open(stored: Stored) -> ExactIndex | ApproximateIndex | LexicalIndex:
@@ -49,8 +53,10 @@ def _open(stored: Stored) -> ExactIndex | ApproximateIndex | LexicalIndex:
     )
 
 
-def _manifest_bytes(folder: Path) -> bytes | None:
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """What tells one written manifest from another, equal bytes or not; None where there is none."""
     try:
-        return (folder / MANIFEST).read_bytes()
+        found = (folder / MANIFEST).stat()
     except OSError:
         return None
+    return found.st_ino, found.st_mtime_ns
