@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from nearfar.encoders.tokens import Prompts
+from nearfar.encoders.tokens import NO_PROMPTS, Prompts
 from nearfar.errors import BadInput, Damaged
 from nearfar.files import read_json, settle_folder, write_json
 
@@ -54,7 +54,7 @@ class Layout:
     kind: Literal["static", "transformer"]
     pooling: PoolingMode = "mean"
     normalize: bool = True
-    prompts: Prompts = Prompts()
+    prompts: Prompts = NO_PROMPTS
     max_length: int | None = None
     module: str = ""
     lowercase: bool = False
@@ -202,7 +202,9 @@ def _read_pooling(path: Path, prompts: Prompts) -> PoolingMode:
             "Choose a model pooled by one of these."
         )
     if config.get("include_prompt", True) is False and any(prompts):
-        raise BadInput(f"{path}: include_prompt is false: nearfar cannot leave a prompt out of the pooling. Choose another model.")
+        raise BadInput(
+            f"{path}: include_prompt is false: nearfar cannot leave a prompt out of the pooling. Choose another model."
+        )
     return ours[names[0]]
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from nearfar.encoders.folder import Layout, fingerprint_of, write_layout
-from nearfar.encoders.tokens import Prompts, Tokens, tokenize
+from nearfar.encoders.tokens import NO_PROMPTS, Prompts, Tokens, tokenize
 from nearfar.errors import BadConfig, BadInput
 from nearfar.files import atomic_folder
 from nearfar.types import Role
@@ -41,7 +41,7 @@ class StaticEncoder(nn.Module):
         tokenizer: Tokenizer,
         *,
         max_length: int | None = None,
-        prompts: Prompts = Prompts(),
+        prompts: Prompts = NO_PROMPTS,
         normalize: bool = True,
     ) -> None:
         """Own a copy of the tokenizer, without padding, truncating to `max_length` tokens (None: never).

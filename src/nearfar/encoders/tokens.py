@@ -32,6 +32,10 @@ class Prompts(NamedTuple):
         return self.query if role == "query" else self.document
 
 
+NO_PROMPTS = Prompts()
+"""Texts go in as they are."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Tokens:
     """The token ids of n texts: text i is `ids[offsets[i]:offsets[i + 1]]`.

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from nearfar.encoders.folder import Layout, PoolingMode, fingerprint_of, write_layout
-from nearfar.encoders.tokens import Prompts, Tokens, tokenize
+from nearfar.encoders.tokens import NO_PROMPTS, Prompts, Tokens, tokenize
 from nearfar.errors import BadConfig, BadInput
 from nearfar.files import atomic_folder
 from nearfar.types import Role
@@ -39,7 +39,7 @@ class TransformerEncoder(nn.Module):
         *,
         pooling: PoolingMode = "mean",
         normalize: bool = True,
-        prompts: Prompts = Prompts(),
+        prompts: Prompts = NO_PROMPTS,
         max_length: int | None = None,
         lowercase: bool = False,
     ) -> None:
@@ -136,9 +136,7 @@ def pad(tokens: Tokens, filler: int) -> tuple[np.ndarray, np.ndarray | None]:
     return ids, real
 
 
-def pool(
-    hidden: Float[Tensor, "b w d"], lengths: Tensor, real: Tensor | None, pooling: PoolingMode
-) -> Float[Tensor, "b d"]:
+def pool(hidden: Float[Tensor, "b w d"], lengths: Tensor, real: Tensor | None, pooling: PoolingMode) -> Float[Tensor, "b d"]:
     """One row a text from its token rows, filled on the right: their mean, the first token's, or the last real token's."""
     if pooling == "cls":
         return hidden[:, 0]

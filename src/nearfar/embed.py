@@ -1,0 +1,85 @@
+"""Items to rows: prepared once, encoded in batches of like length, given back in the order they came."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from nearfar.errors import BadConfig
+from nearfar.types import Encoder, Progress, Role, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from jaxtyping import Float
+
+BATCH_TOKENS = 16_384
+"""Tokens (padding included) encoded at once unless told otherwise."""
+_ITEMS_AT_ONCE = 8_192
+
+
+def embed(
+    encoder: Encoder,
+    items: Sequence[str],
+    *,
+    role: Role = "document",
+    batch_tokens: int = BATCH_TOKENS,
+    progress: Progress = silent,
+    stage: str = "encode",
+) -> Float[np.ndarray, "n d"]:
+    """Rows [n, d] float32 of `items`, in their order; equal items are encoded once.
+
+    Texts are sorted by length inside, so that little is padded; no gradient is kept, dropout is off while it runs, and the
+    encoder's training mode is as before afterwards. Raises `BadConfig` for batch_tokens < 1, `BadInput` where an item is not text.
+    """
+    if batch_tokens < 1:
+        raise BadConfig(f"batch_tokens={batch_tokens}: a batch holds at least one token. Use 1 or more.")
+    if isinstance(items, str) or not all(isinstance(item, str) for item in items):
+        encoder.prepare(items, role)  # says which item is not text
+    number: dict[str, int] = {}
+    places = np.fromiter((number.setdefault(item, len(number)) for item in items), np.int64, len(items))
+    distinct = list(number)
+    rows = np.empty((len(distinct), encoder.dim), dtype=np.float32)
+    progress(stage, 0, len(distinct))
+    done = 0
+    with _judging(encoder), torch.inference_mode():
+        # the longest texts first: whatever does not fit in memory shows at once, and the time left is never too hopeful
+        order = sorted(range(len(distinct)), key=lambda i: -len(distinct[i]))
+        for start in range(0, len(order), _ITEMS_AT_ONCE):
+            chosen = np.array(order[start : start + _ITEMS_AT_ONCE])
+            inputs = encoder.prepare([distinct[i] for i in chosen], role)
+            lengths = np.asarray(getattr(inputs, "lengths", np.ones(len(chosen), np.int64)))
+            for batch in _batches(lengths, batch_tokens):
+                rows[chosen[batch]] = encoder(inputs.select(batch)).float().cpu().numpy()
+                done += len(batch)
+                progress(stage, done, len(distinct))
+    return rows[places]
+
+
+def _batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
+    """Row numbers by falling length, cut so that rows times the longest of them stays within `batch_tokens` (one row at least)."""
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        size = max(1, batch_tokens // max(int(lengths[order[start]]), 1))
+        yield order[start : start + size]
+        start += size
+
+
+@contextmanager
+def _judging(encoder: Encoder) -> Iterator[None]:
+    """Evaluation mode inside (no dropout), the mode it had afterwards."""
+    if not isinstance(encoder, nn.Module):
+        yield
+        return
+    was = encoder.training
+    encoder.eval()
+    try:
+        yield
+    finally:
+        encoder.train(was)

