@@ -134,7 +134,7 @@ def fingerprint_of(tensors: Mapping[str, Tensor], tokenizer: str, settings: Mapp
     for name in sorted(tensors):
         array = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}\0{array.dtype}\0{tuple(array.shape)}\0".encode())
-        digest.update(memoryview(array.flatten().view(_BYTES()).numpy()))
+        digest.update(array.flatten().view(_BYTES()).numpy().tobytes())
     # the tokenizer's JSON in canonical form: the order of its keys is no part of what it does
     digest.update(json.dumps(json.loads(tokenizer), sort_keys=True).encode())
     digest.update(json.dumps(settings, sort_keys=True).encode())
@@ -195,7 +195,7 @@ def _read_pooling(path: Path, prompts: Prompts) -> PoolingMode:
         raise Damaged(f"{path}: the file is missing, and with it how token rows become one. Restore it.")
     modes = config.get("pooling_mode") or [name for name, key in _OLD_POOLING_KEYS.items() if config.get(key)] or ["mean"]
     names = [modes] if isinstance(modes, str) else list(modes)
-    ours = {theirs: mode for mode, theirs in POOLING_NAMES.items()}
+    ours: dict[str, PoolingMode] = {theirs: mode for mode, theirs in POOLING_NAMES.items()}
     if len(names) != 1 or names[0] not in ours:
         raise BadInput(
             f"{path}: the pooling is {' + '.join(map(str, names))}; nearfar pools by {', '.join(get_args(PoolingMode))}. "

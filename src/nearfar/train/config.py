@@ -1,0 +1,205 @@
+"""What a run can be told: frozen settings with their meaning beside them, given on the command line as name=value.
+
+Settings left at None are chosen by the kind of encoder or the number of pairs when the run starts; `run.json` says what was chosen.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+from nearfar.errors import BadConfig
+
+Schedule = Literal["linear", "cosine", "constant"]
+
+
+def _setting(default: Any, meaning: str) -> Any:
+    return field(default=default, metadata={"meaning": meaning})
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW (Loshchilov and Hutter 2019) and its schedule."""
+
+    weight_decay: float = _setting(0.0, "decoupled weight decay per step, times the learning rate; for static, of touched rows")
+    beta1: float = _setting(0.9, "decay of the mean of gradients")
+    beta2: float = _setting(0.999, "decay of the mean of squared gradients")
+    epsilon: float = _setting(1e-8, "added to the root of the squared gradients")
+    clip: float = _setting(1.0, "largest norm of the whole gradient; 0: never clipped")
+    schedule: Schedule = _setting("linear", "how the learning rate falls after warm-up: linear, cosine or constant")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How the best checkpoint is chosen during training."""
+
+    every: int | None = _setting(None, "steps between evaluations on the dev queries (default: eight a run)")
+    dev: int | None = _setting(None, "pairs held out to choose the checkpoint (default: a tenth, 400 at most); 0: none")
+    judge: int | None = _setting(
+        None, "pairs held out to judge the run where no task is given (default: a tenth, 1,000 at most)"
+    )
+    pool: int = _setting(5000, "documents of the training pairs put among those to be searched")
+    metric: str = _setting("ndcg@10", "what the checkpoint is chosen by, and the run judged by")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """How often the whole state is saved, so that a killed run can go on."""
+
+    every: int | None = _setting(None, "steps between checkpoints (default: as evaluations)")
+    keep: int = _setting(2, "newest checkpoints kept; the best model is kept besides")
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a run."""
+
+    epochs: int = _setting(4, "times every pair is seen")
+    batch_size: int | None = _setting(None, "pairs per step, each the others' negatives (default: static 2048, transformer 64)")
+    learning_rate: float | None = _setting(None, "highest learning rate (default: static 0.005, transformer 2e-05)")
+    warmup: float = _setting(0.1, "share of the steps in which the learning rate rises from zero")
+    temperature: float = _setting(0.05, "similarities are divided by it before the softmax")
+    learn_temperature: bool = _setting(False, "whether the temperature is learned too, starting from `temperature`")
+    dim: int | None = _setting(None, "dimensions of a static table made for this run (default: 256)")
+    seed: int = _setting(0, "of the split, the order of the pairs and dropout")
+    max_length: int | None = _setting(None, "tokens a text is cut to (default: static 256, transformer as the model says)")
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    def to_json(self) -> dict[str, Any]:
+        """Nested dictionaries of plain values."""
+        return asdict(self)
+
+
+class Setting(NamedTuple):
+    """One setting: its dotted name, its value and its meaning."""
+
+    name: str
+    value: Any
+    meaning: str
+
+
+def describe_config(config: Config | None = None) -> list[Setting]:
+    """All settings with values (default: the defaults) and meanings, in order."""
+    return list(_walk(config or Config(), ""))
+
+
+def parse_settings(settings: Sequence[str], base: Config | None = None) -> Config:
+    """`base` (default: the defaults) changed by texts like "batch_size=512" or "optimizer.clip=0".
+
+    Raises `BadConfig` for an unknown name (naming the nearest), a value of the wrong type, and a value out of range.
+    """
+    config = base or Config()
+    for text in settings:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise BadConfig(f"--set {text}: expected NAME=VALUE, as in --set batch_size=512.")
+        config = _changed(config, name.strip().split("."), value.strip(), name.strip())
+    check_config(config)
+    return config
+
+
+def check_config(config: Config) -> None:
+    """Raise `BadConfig` for a value that cannot be."""
+    rules: list[tuple[bool, str, str]] = [
+        (config.epochs >= 1, "epochs", "1 or more"),
+        (config.batch_size is None or config.batch_size >= 2, "batch_size", "2 or more (one pair has no negatives)"),
+        (config.learning_rate is None or config.learning_rate > 0, "learning_rate", "above 0"),
+        (0 <= config.warmup <= 1, "warmup", "a share from 0 to 1"),
+        (config.temperature > 0, "temperature", "above 0"),
+        (config.dim is None or config.dim >= 1, "dim", "1 or more"),
+        (config.seed >= 0, "seed", "0 or more"),
+        (config.max_length is None or config.max_length >= 1, "max_length", "1 or more"),
+        (0 <= config.optimizer.beta1 < 1, "optimizer.beta1", "from 0 to below 1"),
+        (0 <= config.optimizer.beta2 < 1, "optimizer.beta2", "from 0 to below 1"),
+        (config.optimizer.epsilon > 0, "optimizer.epsilon", "above 0"),
+        (config.optimizer.weight_decay >= 0, "optimizer.weight_decay", "0 or more"),
+        (config.optimizer.clip >= 0, "optimizer.clip", "0 or more"),
+        (config.evaluation.every is None or config.evaluation.every >= 1, "evaluation.every", "1 or more"),
+        (config.evaluation.dev is None or config.evaluation.dev >= 0, "evaluation.dev", "0 or more"),
+        (config.evaluation.judge is None or config.evaluation.judge >= 0, "evaluation.judge", "0 or more"),
+        (config.evaluation.pool >= 0, "evaluation.pool", "0 or more"),
+        (config.checkpoint.every is None or config.checkpoint.every >= 1, "checkpoint.every", "1 or more"),
+        (config.checkpoint.keep >= 1, "checkpoint.keep", "1 or more"),
+    ]
+    values = {setting.name: setting.value for setting in describe_config(config)}
+    for holds, name, wanted in rules:
+        if not holds:
+            raise BadConfig(f"{name}={values[name]}: expected {wanted}.")
+    from nearfar.metrics.ranking import parse_metric
+
+    parse_metric(config.evaluation.metric)
+
+
+def resolve(config: Config, *, is_static: bool) -> Config:
+    """Fill in what depends on the kind of encoder; every other None is chosen by the number of pairs."""
+    return replace(
+        config,
+        batch_size=config.batch_size or (2048 if is_static else 64),
+        learning_rate=config.learning_rate or (5e-3 if is_static else 2e-5),
+    )
+
+
+def config_from_json(value: dict[str, Any]) -> Config:
+    """The inverse of `Config.to_json`."""
+    parts = {"optimizer": OptimizerConfig, "evaluation": EvaluationConfig, "checkpoint": CheckpointConfig}
+    return Config(**{name: parts[name](**found) if name in parts else found for name, found in value.items()})
+
+
+def _walk(config: Any, prefix: str) -> Iterable[Setting]:
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if is_dataclass(value):
+            yield from _walk(value, f"{prefix}{item.name}.")
+        else:
+            yield Setting(prefix + item.name, value, item.metadata["meaning"])
+
+
+def _changed(config: Any, path: list[str], text: str, name: str) -> Any:
+    hints = typing.get_type_hints(type(config))
+    if path[0] not in hints or (len(path) == 1) == is_dataclass(hints.get(path[0])):
+        raise _unknown(name)
+    if len(path) > 1:
+        value = _changed(getattr(config, path[0]), path[1:], text, name)
+    else:
+        value = _read(text, hints[path[0]], name)
+    return replace(config, **{path[0]: value})
+
+
+def _read(text: str, hint: Any, name: str) -> Any:
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if type(None) in kinds and text.lower() in ("none", "null", "auto"):
+        return None
+    kind = next(k for k in kinds if k is not type(None))
+    if kind is bool and text.lower() in ("true", "false", "yes", "no", "1", "0"):
+        return text.lower() in ("true", "yes", "1")
+    if kind is str:
+        return text
+    if typing.get_origin(kind) is Literal:
+        if text in typing.get_args(kind):
+            return text
+        raise BadConfig(f"{name}={text}: expected one of {', '.join(typing.get_args(kind))}.")
+    if kind in (int, float):
+        try:
+            number = kind(text.replace("_", ""))
+        except ValueError:
+            pass
+        else:
+            if math.isfinite(number):
+                return number
+    wanted = {int: "a whole number", float: "a number", bool: "true or false"}[kind]
+    raise BadConfig(f"{name}={text}: expected {wanted}.")
+
+
+def _unknown(name: str) -> BadConfig:
+    known = [setting.name for setting in describe_config()]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    near += [k for k in known if k.rpartition(".")[2] == name.rpartition(".")[2] and k not in near]
+    hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known)}."
+    return BadConfig(f"--set {name}: there is no such setting. {hint} All of them: nearfar train --print-config.")

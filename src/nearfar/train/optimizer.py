@@ -1,0 +1,104 @@
+"""AdamW (Loshchilov and Hutter 2019, algorithm 2) that touches only the rows of a table whose gradient it was given.
+
+A row of a sparse gradient is its own AdamW: its moments, its decay and its count of steps move only in the steps that touch it,
+so a rare token's first step is corrected for bias as a first step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from nearfar.errors import Damaged
+from nearfar.train.config import OptimizerConfig
+
+
+class AdamW:
+    """The moments of named parameters, and the step that moves them. Sparse gradients must be coalesced."""
+
+    def __init__(self, parameters: Mapping[str, Tensor], config: OptimizerConfig) -> None:
+        """Moments start at zero; `parameters` are changed in place by `step`."""
+        self.parameters, self.config = dict(parameters), config
+        self.mean = {name: torch.zeros_like(p, memory_format=torch.contiguous_format) for name, p in self.parameters.items()}
+        self.square = {name: torch.zeros_like(p, memory_format=torch.contiguous_format) for name, p in self.parameters.items()}
+        # steps that touched each row (of parameters whose gradients are dense: row 0 stands for all)
+        self.count = {
+            name: torch.zeros(p.shape[0] if p.ndim else 1, dtype=torch.int64, device=p.device)
+            for name, p in self.parameters.items()
+        }
+
+    @torch.no_grad()
+    def step(self, learning_rate: float) -> float:
+        """One step with the gradients in `.grad`, which are taken away; returns their norm before clipping."""
+        gradients = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
+        norm = math.sqrt(sum(float(_numbers(g).double().pow(2).sum()) for g in gradients.values()))
+        clip = self.config.clip
+        scale = clip / norm if clip and norm > clip else 1.0
+        for name, gradient in gradients.items():
+            parameter = self.parameters[name]
+            if gradient.is_sparse:
+                self._rows(name, parameter, gradient, learning_rate, scale)
+            else:
+                self._whole(name, parameter, gradient * scale, learning_rate)
+            parameter.grad = None
+        return norm
+
+    def _rows(self, name: str, parameter: Tensor, gradient: Tensor, rate: float, scale: float) -> None:
+        # the private names: the public ones copy, and ask for a coalesced tensor, which this is
+        rows, values = gradient._indices()[0], gradient._values() * scale
+        beta1, beta2 = self.config.beta1, self.config.beta2
+        mean, square = self.mean[name][rows], self.square[name][rows]
+        count = self.count[name][rows] + 1
+        mean.mul_(beta1).add_(values, alpha=1 - beta1)
+        square.mul_(beta2).addcmul_(values, values, value=1 - beta2)
+        self.mean[name][rows], self.square[name][rows], self.count[name][rows] = mean, square, count
+        powers = count.to(torch.float64)
+        first, second = 1 - beta1**powers, (1 - beta2**powers).sqrt()
+        ratio = mean.div_(square.sqrt_().div_(second.to(values)[:, None]).add_(self.config.epsilon))
+        current = parameter[rows]
+        if self.config.weight_decay:
+            current.mul_(1 - rate * self.config.weight_decay)
+        parameter[rows] = current.sub_(ratio.mul_((rate / first).to(values)[:, None]))
+
+    def _whole(self, name: str, parameter: Tensor, gradient: Tensor, rate: float) -> None:
+        beta1, beta2 = self.config.beta1, self.config.beta2
+        mean, square = self.mean[name], self.square[name]
+        self.count[name][0] += 1
+        count = int(self.count[name][0])
+        mean.mul_(beta1).add_(gradient, alpha=1 - beta1)
+        square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        denominator = square.sqrt().div_(math.sqrt(1 - beta2**count)).add_(self.config.epsilon)
+        if parameter.ndim > 1:  # gains, offsets and the temperature are not decayed
+            parameter.mul_(1 - rate * self.config.weight_decay)
+        parameter.addcdiv_(mean, denominator, value=-rate / (1 - beta1**count))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state by name, for a checkpoint."""
+        kinds = {"mean": self.mean, "square": self.square, "count": self.count}
+        return {f"{kind}/{name}": tensor for kind, tensors in kinds.items() for name, tensor in tensors.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up the state of `tensors()`. Raises `Damaged` where one is missing or of another shape."""
+        for name, own in self.tensors().items():
+            found = tensors.get(name)
+            if found is None or found.shape != own.shape:
+                raise Damaged(f"checkpoint: {name} is missing or of another shape. Start the run again without --resume.")
+            own.copy_(found)
+
+
+def _numbers(gradient: Tensor) -> Tensor:
+    return gradient._values() if gradient.is_sparse else gradient
+
+
+def schedule(step: int, total: int, *, warmup: float, shape: str) -> float:
+    """The share of the highest learning rate at `step` (from 0) of `total`: linear warm-up, then linear, cosine or constant."""
+    rising = math.ceil(warmup * total)
+    if step < rising:
+        return (step + 1) / rising
+    left = (step - rising) / max(total - rising, 1)
+    if shape == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * left))
+    return 1.0 if shape == "constant" else 1 - left

@@ -1,0 +1,121 @@
+"""Before the first step: who trains, who chooses the checkpoint, who judges; and the record by which a run is known again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from nearfar import __version__
+from nearfar.data.split import split_pairs
+from nearfar.data.tasks import task_from_pairs
+from nearfar.errors import BadInput, Mismatch
+from nearfar.evaluate import fingerprint_task
+from nearfar.files import read_json
+from nearfar.train.config import Config
+from nearfar.types import Pair, Task
+
+FORMAT = "nearfar-run/1"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Pairs to train on, a task that chooses the checkpoint, and a task that judges the run once; either may be absent."""
+
+    pairs: list[Pair]
+    dev: Task | None
+    task: Task | None
+    held_out: int
+    """Pairs kept from training."""
+
+
+def make_plan(pairs: Sequence[Pair], config: Config, *, dev: Task | None, task: Task | None) -> Plan:
+    """Hold out what is not given: dev and judging queries come from the pairs, whole connected components at a time.
+
+    Fewer than 40 pairs are all trained on: nothing could be said from four queries. Raises `BadInput` for fewer than two pairs, or
+    where the pairs hang together so that nothing can be held out.
+    """
+    if len(pairs) < 2:
+        raise BadInput(f"pairs: found {len(pairs)}. Training by contrast needs at least two.")
+    wanted = config.evaluation
+    tenth = len(pairs) // 10 if len(pairs) >= 40 else 0
+    for_dev = 0 if dev is not None else wanted.dev if wanted.dev is not None else min(tenth, 400)
+    for_task = 0 if task is not None else wanted.judge if wanted.judge is not None else min(tenth, 1000)
+    training, chosen, judged = list(pairs), [], []
+    if for_task:
+        training, judged = split_pairs(training, for_task, seed=config.seed)
+    if for_dev:
+        training, chosen = split_pairs(training, for_dev, seed=config.seed + 1)
+    pool = list(dict.fromkeys(pair.positive for pair in training))[: wanted.pool]
+    return Plan(
+        training,
+        task_from_pairs("dev", chosen, pool) if chosen else dev,
+        task_from_pairs("held out", judged, pool) if judged else task,
+        len(chosen) + len(judged),
+    )
+
+
+def fingerprint_pairs(pairs: Sequence[Pair]) -> str:
+    """SHA-256 over every field of every pair, in order, as `sha256:<hex>`."""
+    digest = hashlib.sha256()
+    for p in pairs:
+        digest.update(json.dumps([p.query, p.positive, p.negatives, p.group, p.score, p.source]).encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def identity(pairs: Sequence[Pair], config: Config, encoder: str, *, dev: Task | None, task: Task | None) -> dict[str, Any]:
+    """All that decides the weights a run ends with, machine and versions apart: a run is taken up only where this is equal."""
+    return {
+        "config": config.to_json(),
+        "start": encoder,
+        "pairs": {"count": len(pairs), "content": fingerprint_pairs(pairs)},
+        "dev": None if dev is None else fingerprint_task(dev),
+        "task": None if task is None else fingerprint_task(task),
+    }
+
+
+def check_identity(run: Path, now: Mapping[str, Any]) -> None:
+    """Raise `Mismatch`, naming what changed, where a run is to go on with other inputs than it began with."""
+    told = read_json(run / "run.json")
+    before = told.get("identity", {}) if isinstance(told, dict) else {}
+    names = {"pairs": "the pairs", "start": "the encoder it starts from", "dev": "the dev task", "task": "the judging task"}
+    changed = [what for key, what in names.items() if before.get(key) != now.get(key)]
+    old, new = _flat(before.get("config", {})), _flat(now["config"])
+    changed += [f"{key} (was {old.get(key)}, now {value})" for key, value in new.items() if old.get(key) != value]
+    if changed:
+        raise Mismatch(
+            f"{run}: this run cannot go on: {', '.join(changed)} changed since it began. Give what it began with (see "
+            f"{run / 'run.json'}), or train into another folder."
+        )
+
+
+def machine() -> dict[str, Any]:
+    """Versions and hardware that a record should name."""
+    import torch
+
+    found: dict[str, Any] = {"nearfar": __version__, "python": sys.version.split()[0], "torch": torch.__version__}
+    for name in ("numpy", "transformers", "tokenizers", "safetensors"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found | {
+        "system": platform.system(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return found
