@@ -103,6 +103,9 @@ class TransformerEncoder(nn.Module):
     def save(self, folder: Path) -> None:
         """Write a folder (whole or not at all) that `load_encoder` and sentence-transformers load to the same vectors."""
         layout = Layout("transformer", self.pooling, self.normalize, self.prompts, self.max_length)
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
         with atomic_folder(folder) as target:
             self.model.save_pretrained(target)
             self.hf_tokenizer.save_pretrained(target)

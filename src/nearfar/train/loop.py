@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -118,11 +120,12 @@ def train(
     model = _open_start(run / "start", encoder, config, started, progress)
     config = resolve(config, is_static=isinstance(model, StaticEncoder))
     plan = make_plan(pairs, config, dev=dev, task=task)
-    now = identity(pairs, config, model.fingerprint(), dev=dev, task=task)
+    name = str(encoder) if isinstance(encoder, (str, Path)) else encoder.fingerprint()
+    now = identity(pairs, config, name, dev=dev, task=task)
     if started:
         check_identity(run, now)
     else:
-        _begin(run, model, plan, now, encoder, inputs or {})
+        _begin(run, model, plan, now, inputs or {})
     start = _judge(model, plan.task, run / "start.evaluation.json", "start", config, progress)
     work = _plan_work(run, model, plan, config, progress)
     state = _new_state(model, config)
@@ -192,9 +195,7 @@ def _open_start(
     return model
 
 
-def _begin(
-    run: Path, model: TrainableEncoder, plan: Plan, now: Mapping[str, Any], encoder: object, inputs: Mapping[str, str]
-) -> None:
+def _begin(run: Path, model: TrainableEncoder, plan: Plan, now: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
     """Write the start model and then `run.json`, whose presence says that the run has begun."""
     if not plan.pairs:
         raise BadInput("pairs: all were held out. Set evaluation.dev and evaluation.judge lower.")
@@ -202,7 +203,8 @@ def _begin(
     record = {
         "format": FORMAT,
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
-        "encoder": str(encoder) if isinstance(encoder, (str, Path)) else type(encoder).__name__,
+        "encoder": now["encoder"],
+        "start": model.fingerprint(),
         "kind": "static" if isinstance(model, StaticEncoder) else "transformer",
         "identity": dict(now),
         "inputs": dict(inputs),
@@ -240,31 +242,45 @@ def _run_steps(work: _Work, state: _State, plan: Plan) -> tuple[float, int]:
         _save(work, state)
     seconds, seen, first = 0.0, 0, 0
     assert work.config.batch_size is not None
-    with open(work.run / "steps.jsonl", "a", encoding="utf-8") as log:
-        try:
-            for epoch in range(work.config.epochs):
-                batches = epoch_batches(work.table, work.config.batch_size, seed=work.config.seed, epoch=epoch)
-                for rows in batches[max(0, state.step - first) :]:
-                    began = perf_counter()
-                    facts = _step(work, state, rows, plan)
-                    seconds, seen = seconds + perf_counter() - began, seen + len(rows)
-                    log.write(json.dumps({"step": state.step, "epoch": epoch, "pairs": len(rows), **facts}) + "\n")
-                    work.progress("train", state.step, work.total, loss=facts["loss"], rate=f"{seen / seconds:,.0f} pairs/s")
-                    if state.step % work.evaluate_every == 0 or state.step == work.total:
-                        log.flush()
-                        _choose(work, state)
-                    if state.step % work.save_every == 0 or state.step == work.total:
-                        log.flush()
-                        _save(work, state)
-                first += len(batches)
-        except KeyboardInterrupt:
-            log.flush()
-            if (
-                state.optimizer.config
-            ):  # the state is whole between steps: a step cut short is repeated from the last checkpoint
-                work.progress("interrupted", state.step, work.total)
-            raise
+    with open(work.run / "steps.jsonl", "a", encoding="utf-8") as log, _interrupts() as interrupted:
+        for epoch in range(work.config.epochs):
+            batches = epoch_batches(work.table, work.config.batch_size, seed=work.config.seed, epoch=epoch)
+            for rows in batches[max(0, state.step - first) :]:
+                began = perf_counter()
+                facts = _step(work, state, rows, plan)
+                seconds, seen = seconds + perf_counter() - began, seen + len(rows)
+                log.write(json.dumps({"step": state.step, "epoch": epoch, "pairs": len(rows), **facts}) + "\n")
+                work.progress("train", state.step, work.total, loss=facts["loss"], rate=f"{seen / seconds:,.0f} pairs/s")
+                due = state.step % work.evaluate_every == 0 or state.step == work.total
+                if due:
+                    _choose(work, state)
+                if state.step % work.save_every == 0 or state.step == work.total or interrupted:
+                    log.flush()
+                    _save(work, state)
+                if interrupted:
+                    raise KeyboardInterrupt
+            first += len(batches)
     return seconds, seen
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Collect the first Ctrl-C instead of stopping in the middle of a step; the second one stops at once, as always."""
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: object) -> None:  # noqa: ARG001 - what signal calls
+        caught.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield caught
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _step(work: _Work, state: _State, rows: np.ndarray, plan: Plan) -> dict[str, float]:
@@ -276,11 +292,13 @@ def _step(work: _Work, state: _State, rows: np.ndarray, plan: Plan) -> dict[str,
     knob: float | Tensor = config.temperature
     if config.learn_temperature:
         knob = state.parameters["log_temperature"].exp()
-    # parameters that take no part in dropout do not care; forking keeps the caller's generator as it was
+    # dropout knows only the global generator: fork it, so that the caller's stays as it was
     with torch.random.fork_rng(devices=[state.encoder.device] if state.encoder.device.type == "cuda" else []):
         torch.manual_seed(int(np.random.SeedSequence([config.seed, state.step]).generate_state(1, np.uint64)[0] >> 1))
         state.encoder.train()
         queries, candidates = _encode(state.encoder, batch)
+        if not (bool(torch.isfinite(queries.detach()).all()) and bool(torch.isfinite(candidates.detach()).all())):
+            raise _diverged(work, state, rows, plan, math.nan)
         loss = info_nce(queries, candidates, _on(batch, state.encoder.device), temperature=knob).mean()
         loss.backward()
     value = float(loss.detach())
@@ -288,7 +306,7 @@ def _step(work: _Work, state: _State, rows: np.ndarray, plan: Plan) -> dict[str,
     if not (math.isfinite(value) and math.isfinite(norm)):
         raise _diverged(work, state, rows, plan, value)
     state.step += 1
-    return {"loss": value, "learning_rate": rate, "gradient_norm": norm, "temperature": float(knob)}
+    return {"loss": value, "learning_rate": rate, "gradient_norm": norm, "temperature": float(torch.as_tensor(knob).detach())}
 
 
 def _encode(encoder: TrainableEncoder, batch: Batch) -> tuple[Tensor, Tensor]:

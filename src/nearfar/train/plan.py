@@ -48,6 +48,11 @@ def make_plan(pairs: Sequence[Pair], config: Config, *, dev: Task | None, task: 
     tenth = len(pairs) // 10 if len(pairs) >= 40 else 0
     for_dev = 0 if dev is not None else wanted.dev if wanted.dev is not None else min(tenth, 400)
     for_task = 0 if task is not None else wanted.judge if wanted.judge is not None else min(tenth, 1000)
+    if for_dev + for_task > len(pairs) - 2:
+        raise BadInput(
+            f"evaluation.dev={for_dev} and evaluation.judge={for_task}: there are {len(pairs):,} pairs, and at least two are trained on. "
+            "Set them lower, or give a task of your own."
+        )
     training, chosen, judged = list(pairs), [], []
     if for_task:
         training, judged = split_pairs(training, for_task, seed=config.seed)
@@ -74,7 +79,7 @@ def identity(pairs: Sequence[Pair], config: Config, encoder: str, *, dev: Task |
     """All that decides the weights a run ends with, machine and versions apart: a run is taken up only where this is equal."""
     return {
         "config": config.to_json(),
-        "start": encoder,
+        "encoder": encoder,
         "pairs": {"count": len(pairs), "content": fingerprint_pairs(pairs)},
         "dev": None if dev is None else fingerprint_task(dev),
         "task": None if task is None else fingerprint_task(task),
@@ -85,7 +90,7 @@ def check_identity(run: Path, now: Mapping[str, Any]) -> None:
     """Raise `Mismatch`, naming what changed, where a run is to go on with other inputs than it began with."""
     told = read_json(run / "run.json")
     before = told.get("identity", {}) if isinstance(told, dict) else {}
-    names = {"pairs": "the pairs", "start": "the encoder it starts from", "dev": "the dev task", "task": "the judging task"}
+    names = {"pairs": "the pairs", "encoder": "the encoder", "dev": "the dev task", "task": "the judging task"}
     changed = [what for key, what in names.items() if before.get(key) != now.get(key)]
     old, new = _flat(before.get("config", {})), _flat(now["config"])
     changed += [f"{key} (was {old.get(key)}, now {value})" for key, value in new.items() if old.get(key) != value]
