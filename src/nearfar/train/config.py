@@ -61,7 +61,7 @@ class Config:
 
     epochs: int = _setting(4, "times every pair is seen")
     batch_size: int | None = _setting(None, "pairs per step, each the others' negatives (default: static 2048, transformer 64)")
-    learning_rate: float | None = _setting(None, "highest learning rate (default: static 0.005, transformer 2e-05)")
+    learning_rate: float | None = _setting(None, "highest learning rate (default: static 0.1, transformer 2e-05)")
     warmup: float = _setting(0.1, "share of the steps in which the learning rate rises from zero")
     temperature: float = _setting(0.05, "similarities are divided by it before the softmax")
     learn_temperature: bool = _setting(False, "whether the temperature is learned too, starting from `temperature`")
@@ -142,7 +142,7 @@ def resolve(config: Config, *, is_static: bool) -> Config:
     return replace(
         config,
         batch_size=config.batch_size or (2048 if is_static else 64),
-        learning_rate=config.learning_rate or (5e-3 if is_static else 2e-5),
+        learning_rate=config.learning_rate or (0.1 if is_static else 2e-5),
     )
 
 
