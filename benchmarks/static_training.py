@@ -1,6 +1,6 @@
 """Pairs a second of training a static encoder: nearfar beside sentence-transformers' trainer, same pairs, one run.
 
-    python benchmarks/static_training.py [--pairs 20000] [--batch 2048] [--epochs 2] [--rounds 3] [--json]
+    python benchmarks/static_training.py [--pairs 20000] [--batch 2048] [--epochs 4] [--rounds 3] [--json]
 
 Both start from texts and the same token table (dimension 256) and tokenizer and count everything up to the last step: tokenization,
 sampling, loss, optimizer. nearfar's trainer also writes its run folder; evaluation is off in both. Dropped: loading libraries.
@@ -74,7 +74,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=20_000)
     parser.add_argument("--batch", type=int, default=2048)
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()

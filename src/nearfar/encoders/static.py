@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from nearfar.encoders.folder import Layout, fingerprint_of, write_layout
 from nearfar.encoders.tokens import NO_PROMPTS, Prompts, Tokens, tokenize
+from nearfar.encoders.words import word_tokenizer
 from nearfar.errors import BadConfig, BadInput
 from nearfar.files import atomic_folder
 from nearfar.types import Role
@@ -65,6 +66,7 @@ class StaticEncoder(nn.Module):
             self.tokenizer.no_truncation()
         else:
             self.tokenizer.enable_truncation(max_length)
+        self._words = word_tokenizer(self.tokenizer)
 
     @property
     def dim(self) -> int:
@@ -78,6 +80,8 @@ class StaticEncoder(nn.Module):
 
     def prepare(self, items: Sequence[str], role: Role = "document") -> Tokens:
         """Tokens of texts, without special tokens. Raises `BadInput` where an item is not text."""
+        if self._words is not None and not isinstance(items, str):
+            return self._words(items, self.prompts.of(role))
         return tokenize(self.tokenizer, items, prompt=self.prompts.of(role), special=False)
 
     def forward(self, inputs: Tokens) -> Float[Tensor, "b d"]:

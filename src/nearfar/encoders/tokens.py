@@ -81,10 +81,12 @@ class Tokens:
         return cls(np.fromiter(chain.from_iterable(lists), np.int32, int(offsets[-1])), offsets)
 
 
-def tokenize(tokenizer: Tokenizer, items: Sequence[str], *, prompt: str = "", special: bool) -> Tokens:
+def tokenize(
+    tokenizer: Tokenizer, items: Sequence[str], *, prompt: str = "", special: bool, numbers: Sequence[int] | None = None
+) -> Tokens:
     """Tokens of texts, each with `prompt` before it, truncated as the tokenizer is set; `special` adds [CLS], [SEP] and such.
 
-    Raises `BadInput` where `items` is one string, or where an item is not text, naming its number.
+    Raises `BadInput` where `items` is one string, or where an item is not text, naming its number (of `numbers`, if given).
     """
     if isinstance(items, str):
         raise BadInput(f"texts: found one string ({items[:40]!r}). Pass a list of strings: [text].")
@@ -94,13 +96,13 @@ def tokenize(tokenizer: Tokenizer, items: Sequence[str], *, prompt: str = "", sp
         try:
             found = tokenizer.encode_batch_fast(texts, add_special_tokens=special)
         except (TypeError, UnicodeError) as error:
-            raise _explain(texts, start, error) from error
+            raise _explain(texts, (numbers or range(len(items)))[start : start + CHUNK], error) from error
         parts.append(Tokens.of([encoding.ids for encoding in found]))
     return Tokens.concat(parts)
 
 
-def _explain(texts: Sequence[object], start: int, error: Exception) -> BadInput:
-    for number, text in enumerate(texts, start):
+def _explain(texts: Sequence[object], numbers: Sequence[int], error: Exception) -> BadInput:
+    for number, text in zip(numbers, texts, strict=True):
         if not isinstance(text, str):
             return BadInput(f"texts[{number}]: found {type(text).__name__}, not text. Pass strings only.")
         try:
@@ -110,7 +112,9 @@ def _explain(texts: Sequence[object], start: int, error: Exception) -> BadInput:
                 f"texts[{number}]: {text[:40]!r} holds a lone surrogate, which is not text. "
                 "Read the file as UTF-8 with errors='replace'."
             )
-    return BadInput(f"texts[{start}:{start + len(texts)}]: the tokenizer refused them ({error}). Pass a list of strings.")
+    return BadInput(
+        f"texts[{numbers[0]}] to texts[{numbers[-1]}]: the tokenizer refused them ({error}). Pass a list of strings."
+    )
 
 
 def _offsets(lengths: np.ndarray) -> np.ndarray:

@@ -51,7 +51,7 @@ class EvaluationConfig:
 class CheckpointConfig:
     """How often the whole state is saved, so that a killed run can go on."""
 
-    every: int | None = _setting(None, "steps between checkpoints (default: as evaluations)")
+    every: int | None = _setting(None, "steps between checkpoints (default: one a minute)")
     keep: int = _setting(2, "newest checkpoints kept; the best model is kept besides")
 
 

@@ -37,6 +37,9 @@ from nearfar.types import Batch, Checkpoint, Inputs, Pair, Progress, Task, silen
 
 TrainableEncoder = StaticEncoder | TransformerEncoder
 STATIC_LENGTH = 256
+"""Tokens a text is cut to by a table whose maker said nothing."""
+SAVE_SECONDS = 60.0
+"""At most so much work is lost by a kill, unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,8 @@ class _Work:
     dev: Task | None
     total: int
     evaluate_every: int
-    save_every: int
+    save_every: int | None
+    """None: one a minute."""
     progress: Progress
 
 
@@ -132,7 +136,7 @@ def train(
     if started:
         _take_up(work, state)
     seconds, seen = _run_steps(work, state, plan)
-    best = load_encoder(run / "model")
+    best = load_encoder(run / "model") if plan.task else model
     trained = _judge(best, plan.task, run / "trained.evaluation.json", "trained", config, progress, keep=False)
     comparison = compare(trained, start, config.evaluation.metric) if trained and start else None
     result = RunResult(
@@ -224,8 +228,7 @@ def _plan_work(run: Path, model: TrainableEncoder, plan: Plan, config: Config, p
     total = sum(len(epoch_batches(table, config.batch_size, seed=config.seed, epoch=e)) for e in range(config.epochs))
     evaluate_every = config.evaluation.every or max(1, math.ceil(total / 8))
     progress("prepare", 1, 1)
-    save_every = config.checkpoint.every or evaluate_every
-    return _Work(run, config, table, queries, documents, plan.dev, total, evaluate_every, save_every, progress)
+    return _Work(run, config, table, queries, documents, plan.dev, total, evaluate_every, config.checkpoint.every, progress)
 
 
 def _new_state(model: TrainableEncoder, config: Config) -> _State:
@@ -237,10 +240,9 @@ def _new_state(model: TrainableEncoder, config: Config) -> _State:
 
 def _run_steps(work: _Work, state: _State, plan: Plan) -> tuple[float, int]:
     """All steps that are left; returns the seconds and the pairs of these steps."""
-    if state.step == 0 and state.best_score is None:
+    if state.step == 0 and work.dev is not None:
         _choose(work, state)
-        _save(work, state)
-    seconds, seen, first = 0.0, 0, 0
+    seconds, seen, first, saved = 0.0, 0, 0, perf_counter()
     assert work.config.batch_size is not None
     with open(work.run / "steps.jsonl", "a", encoding="utf-8") as log, _interrupts() as interrupted:
         for epoch in range(work.config.epochs):
@@ -251,12 +253,15 @@ def _run_steps(work: _Work, state: _State, plan: Plan) -> tuple[float, int]:
                 seconds, seen = seconds + perf_counter() - began, seen + len(rows)
                 log.write(json.dumps({"step": state.step, "epoch": epoch, "pairs": len(rows), **facts}) + "\n")
                 work.progress("train", state.step, work.total, loss=facts["loss"], rate=f"{seen / seconds:,.0f} pairs/s")
-                due = state.step % work.evaluate_every == 0 or state.step == work.total
-                if due:
+                last = state.step == work.total
+                if last or (work.dev is not None and state.step % work.evaluate_every == 0):
                     _choose(work, state)
-                if state.step % work.save_every == 0 or state.step == work.total or interrupted:
+                # when a checkpoint is written changes no weight, so the clock may say
+                due = perf_counter() - saved > SAVE_SECONDS if work.save_every is None else state.step % work.save_every == 0
+                if last or due or interrupted:
                     log.flush()
                     _save(work, state)
+                    saved = perf_counter()
                 if interrupted:
                     raise KeyboardInterrupt
             first += len(batches)
