@@ -257,11 +257,11 @@ def _search_rows(
 def _search_terms(
     documents: Sequence[str], queries: Sequence[str], k: int, progress: Progress
 ) -> tuple[Hits, dict[str, float]]:
-    from nearfar.evaluate.lexical import rank_terms
+    from nearfar.index.lexical import LexicalIndex
 
     marks = [perf_counter()]
     progress("search", 0, len(queries))
-    hits = rank_terms(documents, queries, k)
+    hits = LexicalIndex.build([str(row) for row in range(len(documents))], documents).search(queries, k)
     marks.append(perf_counter())
     progress("search", len(queries), len(queries))
     return hits, _spans(marks, ("search",))

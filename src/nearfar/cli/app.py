@@ -1,0 +1,151 @@
+"""The commands: each reads its arguments, calls the library, and prints what a person (or, with --json, a program) wants to know."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nearfar.cli import commands
+
+app = typer.Typer(
+    name="nearfar",
+    help="Train embedding models by contrast, prove the gain, and put them to use.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")]
+MODEL = "a run, a model folder, static, static:FOLDER, minilm, or a hub name"
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from nearfar import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", help="The run folder.")] = Path("runs/demo"),
+    pairs: Annotated[int | None, typer.Option(help="Train on the first so many pairs only (a quick look).")] = None,
+    json_: Json = False,
+) -> int:
+    """The whole story on real data, in minutes, on a CPU: baselines, training, proof, report, search."""
+    return commands.demo(out, pairs=pairs, as_json=json_)
+
+
+@app.command()
+def train(
+    pairs: Annotated[Path | None, typer.Argument(help="Pairs: JSONL, CSV, TSV, Parquet, or a datasets folder.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="The run folder to write.")] = None,
+    encoder: Annotated[str, typer.Option(help=f"Where to start: {MODEL}.")] = "static",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE, as in batch_size=512; repeatable.")] = None,
+    task: Annotated[Path | None, typer.Option("--eval", "--task", help="A BEIR folder that judges the run.")] = None,
+    dev: Annotated[Path | None, typer.Option(help="A BEIR folder that chooses the checkpoint.")] = None,
+    split: Annotated[str | None, typer.Option(help="Which judgements of --eval: the name of a file in qrels/.")] = None,
+    columns: Annotated[str | None, typer.Option(help="Names in the file: query=TITLE,positive=BODY.")] = None,
+    allow_swapped: Annotated[bool, typer.Option(help="The columns look swapped, and are meant so.")] = False,
+    resume: Annotated[bool, typer.Option(help="Go on with the run in this folder.")] = False,
+    print_config: Annotated[bool, typer.Option(help="Show all settings with their meaning, and stop.")] = False,
+    json_: Json = False,
+) -> int:
+    """Train an encoder on pairs, and say whether it helped."""
+    if print_config:
+        return commands.print_config(settings or [], as_json=json_)
+    if pairs is None or out is None:
+        raise typer.BadParameter("PAIRS and -o RUN are needed: nearfar train pairs.csv -o run")
+    return commands.train(
+        pairs,
+        out,
+        encoder=encoder,
+        settings=settings or [],
+        task=task,
+        dev=dev,
+        split=split,
+        columns=columns,
+        allow_swapped=allow_swapped,
+        resume=resume,
+        as_json=json_,
+    )
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help=f"bm25, {MODEL}.")],
+    task: Annotated[Path, typer.Option("--task", "--eval", help="A BEIR folder: corpus, queries, qrels.")],
+    metric: Annotated[list[str] | None, typer.Option(help="As in ndcg@10; repeatable.")] = None,
+    gain: Annotated[str, typer.Option(help="Of nDCG: linear (as trec_eval) or exponential.")] = "linear",
+    split: Annotated[str | None, typer.Option(help="The name of a file in qrels/.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Keep the evaluation, for compare.")] = None,
+    json_: Json = False,
+) -> int:
+    """Score a system on a task, with 95 % intervals."""
+    return commands.evaluate(model, task, metrics=metric or [], gain=gain, split=split, out=out, as_json=json_)
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="The candidate: a kept evaluation, bm25, or a model.")],
+    b: Annotated[str, typer.Argument(help="The baseline, likewise.")],
+    task: Annotated[Path | None, typer.Option("--task", "--eval", help="A BEIR folder (not for two kept evaluations).")] = None,
+    metric: Annotated[str, typer.Option(help="What is compared.")] = "ndcg@10",
+    split: Annotated[str | None, typer.Option(help="The name of a file in qrels/.")] = None,
+    json_: Json = False,
+) -> int:
+    """Is A better than B? Paired difference, interval and p-value. Exit 1 where A is shown to be worse."""
+    return commands.compare(a, b, task, metric=metric, split=split, as_json=json_)
+
+
+@app.command()
+def encode(
+    model: Annotated[str, typer.Argument(help=f"{MODEL[0].upper()}{MODEL[1:]}.")],
+    texts: Annotated[Path, typer.Argument(metavar="INPUT", help="A .txt (a text a line) or a corpus .jsonl; - for stdin.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help=".npy, .safetensors or .parquet (with ids).")],
+    role: Annotated[str, typer.Option(help="What the texts are: query or document.")] = "document",
+    json_: Json = False,
+) -> int:
+    """Turn texts into rows of numbers."""
+    return commands.encode(model, texts, out, role=role, as_json=json_)
+
+
+@app.command()
+def index(
+    model: Annotated[str, typer.Argument(help=f"bm25, {MODEL}.")],
+    corpus: Annotated[Path, typer.Argument(help="A corpus.jsonl (_id, text) or a BEIR folder.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The index folder to write.")],
+    kind: Annotated[str, typer.Option(help="exact or approximate (bm25 makes a lexical one).")] = "exact",
+    json_: Json = False,
+) -> int:
+    """Make a corpus searchable."""
+    return commands.index(model, corpus, out, kind=kind, as_json=json_)
+
+
+@app.command()
+def search(
+    folder: Annotated[Path, typer.Argument(metavar="INDEX", help="An index folder.")],
+    queries: Annotated[
+        list[str] | None, typer.Argument(help="What to look for; without any, a query per line of stdin.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="Results per query.")] = 5,
+    model: Annotated[str | None, typer.Option(help="The index's model, where it lies elsewhere now.")] = None,
+    json_: Json = False,
+) -> int:
+    """Search an index."""
+    if not queries:
+        queries = [line.strip() for line in sys.stdin if line.strip()]
+    return commands.search(folder, queries, k=k, model=model, as_json=json_)
+
+
+@app.command()
+def doctor(json_: Json = False) -> int:
+    """Say what is installed here, what works, and what is missing."""
+    return commands.doctor(as_json=json_)

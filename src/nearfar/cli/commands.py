@@ -1,0 +1,319 @@
+"""What each command does, after its arguments are read and before its exit code. Heavy imports are inside: --help is instant."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nearfar.errors import BadConfig, BadInput, Mismatch
+
+if TYPE_CHECKING:
+    from nearfar.evaluate import Evaluation
+    from nearfar.types import Progress, Task
+
+
+def demo(out: Path, *, pairs: int | None, as_json: bool) -> int:
+    """`nearfar demo`."""
+    from nearfar.cli.demo import tell
+    from nearfar.cli.progress import shown
+
+    with shown() as progress:
+        result = tell(out, pairs=pairs, progress=progress, say=_talk(as_json))
+    if as_json:
+        _say(result)
+    return 0
+
+
+def print_config(settings: Sequence[str], *, as_json: bool) -> int:
+    """`nearfar train --print-config`."""
+    from nearfar.train.config import describe_config, parse_settings
+
+    found = describe_config(parse_settings(settings))
+    if as_json:
+        _say({name: {"value": value, "meaning": meaning} for name, value, meaning in found})
+        return 0
+    for name, value, meaning in found:
+        print(f"{f'{name}={"auto" if value is None else value}':<34} {meaning}")
+    return 0
+
+
+def train(
+    pairs: Path,
+    out: Path,
+    *,
+    encoder: str,
+    settings: Sequence[str],
+    task: Path | None,
+    dev: Path | None,
+    split: str | None,
+    columns: str | None,
+    allow_swapped: bool,
+    resume: bool,
+    as_json: bool,
+) -> int:
+    """`nearfar train`: exit 1 where the result is shown to be worse than the start."""
+    from nearfar.cli.progress import shown
+    from nearfar.data.pairs import read_pairs
+    from nearfar.files import hash_file, hash_folder
+    from nearfar.train.config import parse_settings
+
+    talk = _talk(as_json)
+    config = parse_settings(settings)
+    file = read_pairs(pairs, columns=_columns(columns), allow_swapped=allow_swapped)
+    talk(file.understood)
+    judge = _task(task, split, talk) if task else None
+    chooser = _task(dev, None, talk) if dev else None
+    inputs = {str(pairs): hash_folder(pairs) if pairs.is_dir() else hash_file(pairs)}
+    inputs |= {str(folder): hash_folder(folder) for folder in (task, dev) if folder}
+    from nearfar.cli.run_report import report_run
+    from nearfar.evaluate import score_table
+    from nearfar.train import train as run_training
+
+    with shown() as progress:
+        result = run_training(
+            file.pairs,
+            out=out,
+            encoder=encoder,
+            config=config,
+            task=judge,
+            dev=chooser,
+            resume=resume,
+            inputs=inputs,
+            progress=progress,
+        )
+    report_run(result)
+    shown_systems = [e for e in (result.start, result.trained) if e is not None]
+    if as_json:
+        told = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+        _say(told | {"run": str(out), "pairs_per_second": round(result.pairs_per_second, 1)})
+    else:
+        if result.comparison:
+            print("\n" + score_table(shown_systems, [result.comparison]))
+        print("\n" + _verdict(result.verdict))
+        print(f"The run is in {out}: model/, report.html, metrics.json. The weights are those of step {result.best_step:,}.")
+        print(f"Next: nearfar index {out} CORPUS -o INDEX, then nearfar search INDEX 'your query'")
+    return 1 if result.verdict == "worse" else 0
+
+
+def evaluate(
+    model: str, task: Path, *, metrics: Sequence[str], gain: str, split: str | None, out: Path | None, as_json: bool
+) -> int:
+    """`nearfar evaluate`."""
+    from nearfar.cli.progress import shown
+    from nearfar.evaluate import score_table
+
+    talk = _talk(as_json)
+    found = _task(task, split, talk)
+    with shown() as progress:
+        done = _run_system(model, found, metrics or ("ndcg@10", "recall@10", "mrr@10"), gain, progress)
+    if out:
+        done.save(out)
+    if as_json:
+        told = {"system": done.system, "task": done.task, "queries": len(done.query_ids), "skipped": done.skipped}
+        _say(told | {"systems": {done.system: done.summary()}, "seconds": dict(done.seconds)})
+    else:
+        print(score_table([done]))
+        print(f"\n{len(done.query_ids):,} queries, {len(found.corpus):,} documents; 95 % intervals over queries.")
+    return 0
+
+
+def compare(a: str, b: str, task: Path | None, *, metric: str, split: str | None, as_json: bool) -> int:
+    """`nearfar compare`: exit 1 where A is shown to be worse than B."""
+    from nearfar.cli.progress import shown
+    from nearfar.evaluate import compare as compare_evaluations
+    from nearfar.evaluate import score_table
+
+    talk = _talk(as_json)
+    found = _task(task, split, talk) if task else None
+    with shown() as progress:
+        first, second = (_kept_or_run(name, found, metric, progress) for name in (a, b))
+    result = compare_evaluations(first, second, metric)
+    if as_json:
+        systems = {first.system: first.summary(), second.system: second.summary()}
+        _say({"systems": systems, "comparisons": [result.to_json()], "verdict": result.verdict})
+    else:
+        print(score_table([first, second], [result]))
+    return 1 if result.verdict == "worse" else 0
+
+
+def encode(model: str, texts: Path, out: Path, *, role: str, as_json: bool) -> int:
+    """`nearfar encode`."""
+    if out.suffix not in (".npy", ".safetensors", ".parquet"):
+        raise BadInput(f"{out}: rows are written as .npy, .safetensors or .parquet. Give one of these endings.")
+    if role not in ("query", "document"):
+        raise BadConfig(f"--role {role}: a text is used as query or as document. Use one of the two.")
+    from nearfar.cli.progress import shown
+    from nearfar.cli.rows import read_texts, write_rows
+    from nearfar.embed import embed
+    from nearfar.encoders import load_encoder
+
+    items = read_texts(texts)
+    with shown() as progress:
+        encoder = load_encoder(model, progress=progress)
+        rows = embed(encoder, list(items.values()), role=role, progress=progress)  # pyright: ignore[reportArgumentType]
+    write_rows(out, list(items), rows)
+    if as_json:
+        _say({"rows": len(rows), "dim": encoder.dim, "model": encoder.fingerprint(), "out": str(out)})
+    else:
+        print(f"{out}: {len(rows):,} rows of {encoder.dim} numbers")
+    return 0
+
+
+def index(model: str, corpus: Path, out: Path, *, kind: str, as_json: bool) -> int:
+    """`nearfar index`."""
+    if kind not in ("exact", "approximate", "lexical"):
+        raise BadConfig(f"--kind {kind}: expected exact or approximate (or the model bm25 for a lexical index).")
+    from nearfar.cli.progress import shown
+    from nearfar.data.tasks import read_corpus
+    from nearfar.search import build_index
+
+    documents = read_corpus(corpus / "corpus.jsonl" if corpus.is_dir() else corpus)
+    lexical = model == "bm25" or kind == "lexical"
+    with shown() as progress:
+        if lexical:
+            made = build_index(None, documents, kind="lexical")
+        else:
+            from nearfar.encoders import load_encoder
+
+            # an absolute path: the index is searched from anywhere
+            name = str(Path(model).resolve()) if Path(model).exists() else model
+            encoder = load_encoder(model, progress=progress)
+            made = build_index(encoder, documents, kind=kind, name=name, progress=progress)  # pyright: ignore[reportArgumentType]
+    made.save(out)
+    if as_json:
+        _say({"index": str(out), "kind": "lexical" if lexical else kind, "documents": len(documents)})
+    else:
+        print(f"{out}: {len(documents):,} documents, {'lexical' if lexical else kind}")
+        print(f"Next: nearfar search {out} 'your query'")
+    return 0
+
+
+def search(folder: Path, queries: Sequence[str], *, k: int, model: str | None, as_json: bool) -> int:
+    """`nearfar search`."""
+    if not queries or not all(query.strip() for query in queries):
+        raise BadInput("QUERIES: found an empty query. Give what to look for: nearfar search INDEX 'your query'.")
+    from nearfar.index import LexicalIndex, open_index
+    from nearfar.search import search as search_index
+
+    found = open_index(folder)
+    if isinstance(found, LexicalIndex):
+        encoder = None
+    else:
+        from nearfar.encoders import load_encoder
+
+        try:
+            encoder = load_encoder(model or found.model.name, dim=found.dim if _is_table(model or found.model.name) else None)
+        except BadInput as error:
+            raise Mismatch(
+                f"{folder}: its model cannot be opened. {error} If it lies elsewhere now: --model FOLDER."
+            ) from error
+    results = search_index(found, encoder, queries, k)
+    if as_json:
+        told = [
+            {"query": query, "results": [{"id": r.id, "score": r.score, "text": r.text} for r in hits]}
+            for query, hits in zip(queries, results, strict=True)
+        ]
+        _say({"searches": told})
+        return 0
+    for query, hits in zip(queries, results, strict=True):
+        if len(queries) > 1:
+            print(f"\n> {query}")
+        for place, result in enumerate(hits, 1):
+            print(f"{place:>3}. {result.score:6.3f}  {result.id}")
+            print(f"             {shorten(result.text)}")
+        if not hits:
+            print("  nothing found")
+    return 0
+
+
+def doctor(*, as_json: bool) -> int:
+    """`nearfar doctor`."""
+    from nearfar.cli.doctor import examine
+
+    found = examine()
+    if as_json:
+        _say({"checks": [check._asdict() for check in found], "ok": all(check.ok for check in found)})
+    else:
+        for check in found:
+            print(f"{'ok ' if check.ok else 'NO '} {check.name:<22} {check.found}")
+            if check.remedy:
+                print(f"    {'':<22} {check.remedy}")
+    return 0 if all(check.ok for check in found if check.needed) else 1
+
+
+def shorten(text: str, width: int = 86) -> str:
+    """The beginning of a text on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1].rsplit(" ", 1)[0] + "…"
+
+
+def _say(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def _talk(as_json: bool) -> Any:
+    """How to say a sentence: on stdout, or beside the JSON."""
+
+    def talk(text: str) -> None:
+        print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
+
+    return talk
+
+
+def _task(folder: Path, split: str | None, talk: Any) -> Task:
+    from nearfar.data.tasks import read_task
+
+    found = read_task(folder, split=split)
+    talk(found.understood)
+    return found.task
+
+
+def _columns(text: str | None) -> dict[str, str] | None:
+    if text is None:
+        return None
+    found: dict[str, str] = {}
+    for part in text.split(","):
+        ours, equals, theirs = part.partition("=")
+        if not equals or not ours.strip() or not theirs.strip():
+            raise BadConfig(f"--columns {text}: expected OURS=THEIRS,... as in query=TITLE,positive=BODY.")
+        found[ours.strip()] = theirs.strip()
+    return found
+
+
+def _is_table(name: str) -> bool:
+    return name == "static" or name.startswith("static:")
+
+
+def _run_system(model: str, task: Task, metrics: Sequence[str], gain: str, progress: Progress) -> Evaluation:
+    from nearfar.evaluate import evaluate as run_evaluation
+
+    if model == "bm25":
+        system: Any = "bm25"
+    else:
+        from nearfar.encoders import load_encoder
+
+        system = load_encoder(model, progress=progress)
+    return run_evaluation(system, task, metrics=metrics, gain=gain, name=model, progress=progress)  # pyright: ignore[reportArgumentType]
+
+
+def _kept_or_run(name: str, task: Task | None, metric: str, progress: Progress) -> Evaluation:
+    from nearfar.evaluate import Evaluation
+
+    if name.endswith(".json"):
+        return Evaluation.load(name)
+    if task is None:
+        raise BadInput(f"{name}: a model needs a task to be compared on. Give one: --task FOLDER.")
+    metrics = list(dict.fromkeys(["ndcg@10", "recall@10", "mrr@10", metric]))
+    return _run_system(name, task, metrics, "linear", progress)
+
+
+def _verdict(verdict: str) -> str:
+    return {
+        "improved": "Training helped: the gain is shown on held-out queries (p < 0.05).",
+        "not shown": "Not shown to be better: the difference on held-out queries may be chance. Do not ship it for this reason.",
+        "worse": "Training made it worse on held-out queries (p < 0.05). Keep the model you started from.",
+        "not judged": "Not judged: too few pairs to hold any out. Give a task (--eval FOLDER) to find out whether it helped.",
+    }[verdict]
