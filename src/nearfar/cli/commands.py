@@ -36,7 +36,8 @@ def print_config(settings: Sequence[str], *, as_json: bool) -> int:
         _say({name: {"value": value, "meaning": meaning} for name, value, meaning in found})
         return 0
     for name, value, meaning in found:
-        print(f"{f'{name}={"auto" if value is None else value}':<34} {meaning}")
+        setting = f"{name}={'auto' if value is None else value}"
+        print(f"{setting:<34} {meaning}")
     return 0
 
 

@@ -174,7 +174,7 @@ def _prepare_folder(run: Path, resume: bool) -> bool:
     if run.exists() and not run.is_dir():
         raise BadInput(f"{run}: this is a file. Give a folder for the run.")
     others = (
-        [p.name for p in run.iterdir() if p.name not in ("start", "data") and not p.name.startswith(".")]
+        [p.name for p in run.iterdir() if p.name not in ("start", "data", "index", "task") and not p.name.startswith(".")]
         if run.exists()
         else []
     )

@@ -1,0 +1,105 @@
+"""From a run to its report: scores, differences, the curve, what changed, and a map of the documents."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nearfar.errors import NearfarError
+from nearfar.evaluate import Comparison, Evaluation, RankChange, rank_changes
+from nearfar.files import read_json
+from nearfar.report import Change, Difference, MapPoint, Report, Score, StepPoint, System, project, write_report
+from nearfar.train import RunResult, describe_config
+from nearfar.types import Encoder, Task
+
+MAP_POINTS = 1500
+
+
+def report_run(
+    result: RunResult,
+    *,
+    title: str = "",
+    subtitle: str = "",
+    evaluations: Sequence[Evaluation] = (),
+    comparisons: Sequence[Comparison] = (),
+    task: Task | None = None,
+    against: Evaluation | None = None,
+    encoder: Encoder | None = None,
+    seconds: Mapping[str, float] | None = None,
+) -> Path:
+    """Write `report.html` into the run folder and return its path.
+
+    Without `evaluations` and `comparisons` the run's own are shown; `task` with `against` gives the wins and losses, `encoder` the map.
+    """
+    run = result.run
+    record = read_json(run / "run.json")
+    shown = list(evaluations) or [e for e in (result.start, result.trained) if e is not None]
+    compared = list(comparisons) or ([result.comparison] if result.comparison else [])
+    changes = rank_changes(result.trained, against, task, 6) if result.trained and against and task else None
+    report = Report(
+        title=title or f"nearfar run: {run.name}",
+        subtitle=subtitle
+        or f"{record['encoder']} trained on {result.pairs:,} pairs, {result.steps:,} steps at {result.pairs_per_second:,.0f} pairs a second",
+        verdict=headline(compared) or "Not judged: no queries were held out.",
+        systems=[System(e.system, {n: Score(**dict(s)) for n, s in e.summary().items()}) for e in shown],
+        differences=[Difference(c.a, c.b, c.metric, c.difference, c.low, c.high, c.p, c.better, c.worse) for c in compared],
+        steps=_steps(run / "steps.jsonl"),
+        dev_scores=result.dev_scores,
+        best_step=result.best_step,
+        gained=[_change(c) for c in changes.gained] if changes else [],
+        lost=[_change(c) for c in changes.lost] if changes else [],
+        changed_against=against.system if against else "",
+        points=_points(encoder, task) if encoder and task else [],
+        settings=[(s.name, "auto" if s.value is None else str(s.value), s.meaning) for s in describe_config(result.config)],
+        inputs=[(k, v) for k, v in record["inputs"].items()] or [("pairs", record["identity"]["pairs"]["content"])],
+        machine=record["machine"],
+        seconds=seconds or {"training": result.seconds},
+        next_steps=[f"nearfar index {run} CORPUS -o INDEX", "nearfar search INDEX 'your query'"],
+    )
+    write_report(run / "report.html", report)
+    return run / "report.html"
+
+
+def headline(comparisons: Sequence[Comparison]) -> str:
+    """The comparisons as a sentence each, the verdict first."""
+    words = {"improved": "is better than", "not shown": "is not shown to differ from", "worse": "is worse than"}
+    return " ".join(
+        f"{c.a} {words[c.verdict]} {c.b}: nDCG@10 {c.difference:+.3f} [{c.low:+.3f}, {c.high:+.3f}], "
+        f"{'p < 0.001' if c.p < 0.001 else f'p = {c.p:.3f}'}, {c.better:,} queries better, {c.worse:,} worse."
+        for c in comparisons
+        if c.metric == "ndcg@10"
+    )
+
+
+def _steps(path: Path) -> list[StepPoint]:
+    found: list[StepPoint] = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        step: dict[str, Any] = json.loads(line)
+        found.append(StepPoint(step["step"], step["loss"], step["learning_rate"]))
+    return found
+
+
+def _change(found: RankChange) -> Change:
+    # where the trained one is worse, what it put first; where it is better, what stood in the way before
+    instead = found.before_top if found.difference > 0 else found.after_top
+    return Change(found.query, found.relevant, found.before, found.after, "" if instead == found.relevant else instead)
+
+
+def _points(encoder: Encoder, task: Task) -> list[MapPoint]:
+    from nearfar.embed import embed
+
+    keys = sorted(task.corpus)
+    chosen = keys[:: max(1, len(keys) // MAP_POINTS)][:MAP_POINTS]
+    try:
+        places = project(embed(encoder, [task.corpus[key] for key in chosen]))
+    except NearfarError:
+        return []
+    return [MapPoint(float(x), float(y), _group(key), task.corpus[key]) for key, (x, y) in zip(chosen, places, strict=True)]
+
+
+def _group(key: str) -> str:
+    """Documents with dotted names belong together by their first two parts; others are one group."""
+    parts = key.split(".")
+    return ".".join(parts[:2]) if len(parts) > 2 else parts[0] if len(parts) == 2 else "documents"

@@ -1,0 +1,88 @@
+"""What a report shows, as plain facts; any part may be absent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Score(NamedTuple):
+    """A mean over queries with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class System(NamedTuple):
+    """A system and its score by metric."""
+
+    name: str
+    scores: Mapping[str, Score]
+
+
+class Difference(NamedTuple):
+    """A paired comparison: `a` minus `b`, as `nearfar.evaluate.Comparison` says it."""
+
+    a: str
+    b: str
+    metric: str
+    difference: float
+    low: float
+    high: float
+    p: float
+    better: int
+    worse: int
+
+
+class StepPoint(NamedTuple):
+    """One step of training."""
+
+    step: int
+    loss: float
+    learning_rate: float
+
+
+class Change(NamedTuple):
+    """A query that moved: its text, the right document, its rank before and after (None: not found), what stood first instead."""
+
+    query: str
+    relevant: str
+    before: int | None
+    after: int | None
+    instead: str
+
+
+class MapPoint(NamedTuple):
+    """One text on the embedding map."""
+
+    x: float
+    y: float
+    group: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """A run (or an evaluation) as a reader sees it. Empty parts become a sentence that says they are empty."""
+
+    title: str
+    subtitle: str = ""
+    verdict: str = ""
+    systems: Sequence[System] = ()
+    differences: Sequence[Difference] = ()
+    steps: Sequence[StepPoint] = ()
+    dev_scores: Sequence[tuple[int, float]] = ()
+    best_step: int | None = None
+    gained: Sequence[Change] = ()
+    lost: Sequence[Change] = ()
+    changed_against: str = ""
+    points: Sequence[MapPoint] = ()
+    settings: Sequence[tuple[str, str, str]] = ()
+    """Name, value, meaning."""
+    inputs: Sequence[tuple[str, str]] = ()
+    machine: Mapping[str, object] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    next_steps: Sequence[str] = ()
+    """Commands."""
