@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from nearfar.errors import BadInput, Damaged
+
+_SWAPS = 100
+"""Times a folder is tried to be put in place while readers settle the old one."""
 
 
 def sync_folder(path: Path) -> None:
@@ -54,35 +58,69 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     settle_folder(path)
+    _clear_dead(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         yield temporary
-        for file in sorted(temporary.rglob("*")):
-            if file.is_file():
-                with open(file, "rb") as handle:
+        for place in sorted(temporary.rglob("*")):
+            if place.is_dir():
+                sync_folder(place)
+            else:
+                with open(place, "rb") as handle:
                     os.fsync(handle.fileno())
-        old = _old(path)
-        if path.exists():
-            os.replace(path, old)
-        os.replace(temporary, path)
+        sync_folder(temporary)
+        _swap(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         settle_folder(path)
         raise
     sync_folder(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(_old(path), ignore_errors=True)
+
+
+def _swap(new: Path, path: Path) -> None:
+    """Put `new` in the place of `path`. A reader that comes between the two renames puts the old folder back: then once more."""
+    for attempt in range(_SWAPS):
+        try:
+            if path.exists():
+                shutil.rmtree(_old(path), ignore_errors=True)
+                os.replace(path, _old(path))
+            os.replace(new, path)
+            return
+        except OSError:
+            if attempt == _SWAPS - 1 or not new.exists():
+                raise
+
+
+def _clear_dead(path: Path) -> None:
+    """Remove the temporary folders of processes that were killed while they wrote `path`."""
+    if os.name != "posix":  # pragma: no cover - elsewhere signal 0 is no question
+        return
+    for place in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        number = place.name.removeprefix(f".{path.name}.").removesuffix(".tmp")
+        if number.isdigit() and place.is_dir() and not _is_running(int(number)):
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def settle_folder(path: Path | str) -> None:
-    """Finish what a killed `atomic_folder(path)` left: put the old folder back where there is no new one, else drop it."""
-    path, old = Path(path), _old(Path(path))
-    if old.exists():
-        if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(old, path)
+    """Put back the old folder where a killed `atomic_folder(path)` left none at `path`. Only writers remove anything."""
+    path = Path(path)
+    if not path.exists():
+        # not there: nothing to settle; in the way: the writer, alive, was faster
+        with suppress(OSError):
+            os.replace(_old(path), path)
 
 
 def _old(path: Path) -> Path:

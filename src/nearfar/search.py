@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from nearfar.errors import BadInput, Mismatch
 from nearfar.index.lexical import LexicalIndex
@@ -21,14 +21,6 @@ Kind = Literal["exact", "approximate", "lexical"]
 """The kinds of index by name."""
 
 
-class KnownEncoder(Encoder, Protocol):
-    """An encoder that can say which one it is."""
-
-    def fingerprint(self) -> str:
-        """`sha256:<hex>` over all that decides its vectors."""
-        ...
-
-
 @dataclass(frozen=True)
 class SearchResult:
     """One document that was found: its id, its similarity to the query (larger is closer), its text."""
@@ -39,7 +31,7 @@ class SearchResult:
 
 
 def build_index(
-    encoder: KnownEncoder | None,
+    encoder: Encoder | None,
     corpus: Mapping[str, str],
     *,
     kind: Kind = "exact",
@@ -73,7 +65,7 @@ def build_index(
 
 
 def search(
-    index: ExactIndex | ApproximateIndex | LexicalIndex, encoder: KnownEncoder | None, queries: Sequence[str], k: int = 10
+    index: ExactIndex | ApproximateIndex | LexicalIndex, encoder: Encoder | None, queries: Sequence[str], k: int = 10
 ) -> list[list[SearchResult]]:
     """The k best documents of each query text, best first; fewer where fewer were found.
 

@@ -69,6 +69,10 @@ class Encoder(Protocol):
         """Differentiable rows of these inputs, in their order."""
         ...
 
+    def fingerprint(self) -> str:
+        """`sha256:<hex>` over all that decides its vectors: weights, tokenizer, settings."""
+        ...
+
     def save(self, folder: Path) -> None:
         """Write a folder that `nearfar.encoders.load_encoder` and sentence-transformers load to the same vectors."""
         ...

@@ -18,7 +18,6 @@ from nearfar.evaluate import Comparison, Evaluation, compare, evaluate, score_ta
 from nearfar.index import open_index
 from nearfar.search import build_index, search
 from nearfar.train import Config, train
-from nearfar.train.loop import RunResult
 from nearfar.types import Progress
 
 SEARCHES = (
@@ -81,7 +80,7 @@ def tell(out: Path, *, pairs: int | None, progress: Progress, say: Say) -> dict[
     )
     say(f"\n5. The report, with pictures: {report}\n")
     lap("report")
-    _search_it(out, docs, encoder, result, say)
+    _search_it(out, docs, encoder, say)
     lap("search")
     marks["total"] = round(perf_counter() - began, 2)
     return _told(docs, len(chosen), systems, comparisons, marks, out)
@@ -108,7 +107,7 @@ def _show_data(docs: PythonDocs, used: int, say: Say) -> None:
         say(f"   query     {shorten(pair.query)}\n   document  {shorten(name)}\n             {shorten(rest)}\n")
 
 
-def _search_it(out: Path, docs: PythonDocs, encoder: Any, result: RunResult, say: Say) -> None:
+def _search_it(out: Path, docs: PythonDocs, encoder: Any, say: Say) -> None:
     corpus = {str(p.source): p.positive for p in docs.train} | dict(docs.task.corpus)
     folder = out / "index"
     build_index(encoder, corpus, name=str(out.resolve())).save(folder)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -25,11 +25,6 @@ from nearfar.types import Encoder, Hits, Progress, Task, silent
 
 METRICS = ("ndcg@10", "recall@10", "mrr@10")
 """What is measured unless told otherwise."""
-
-
-@runtime_checkable
-class _Fingerprinted(Protocol):
-    def fingerprint(self) -> str: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +52,7 @@ class Evaluation:
     identical_dropped: int
     """Queries from whose ranking the document that is the query itself was left out (see `evaluate`)."""
     model_fingerprint: str | None = None
-    """Of the encoder, where it has one."""
+    """Of the encoder; None for BM25."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """How long `documents` (encoding or indexing), `queries` and `search` took."""
 
@@ -184,7 +179,7 @@ def evaluate(
         gain=gain,
         skipped=len(task.queries) - len(queries),
         identical_dropped=len(own),
-        model_fingerprint=system.fingerprint() if isinstance(system, _Fingerprinted) else None,
+        model_fingerprint=None if isinstance(system, str) else system.fingerprint(),
         seconds=seconds,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
 from nearfar.metrics.ranking import label
@@ -168,8 +168,7 @@ def _running_mean(values: Sequence[float]) -> list[float]:
     return found
 
 
-def _grid(ticks: Sequence[float], y: object, left: float, right: float) -> str:
-    assert callable(y)
+def _grid(ticks: Sequence[float], y: Callable[[float], float], left: float, right: float) -> str:
     lines = [
         f'<path class="grid" d="M{left} {y(t):.1f}H{right}"/>{_text(left - 8, y(t) + 4, f"{t:.4g}", "end")}' for t in ticks
     ]
