@@ -22,7 +22,7 @@ import torch
 
 from nearfar.data.sources import read_python_docs
 from nearfar.encoders import StaticEncoder, load_encoder
-from nearfar.train import parse_settings, train
+from nearfar.training import parse_settings, train
 from nearfar.types import Pair
 
 

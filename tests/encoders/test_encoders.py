@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from nearfar.embed import embed
+from nearfar.embedding import embed
 from nearfar.encoders import Prompts, StaticEncoder, TransformerEncoder, distill, load_encoder
 from nearfar.encoders.static import token_means
 from nearfar.encoders.tokens import Tokens

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nearfar.errors import BadConfig, BadInput, Mismatch
 
 if TYPE_CHECKING:
-    from nearfar.evaluate import Evaluation
+    from nearfar.evaluation import Evaluation
     from nearfar.types import Progress, Task
 
 
@@ -29,7 +29,7 @@ def demo(out: Path, *, pairs: int | None, as_json: bool) -> int:
 
 def print_config(settings: Sequence[str], *, as_json: bool) -> int:
     """`nearfar train --print-config`."""
-    from nearfar.train.config import describe_config, parse_settings
+    from nearfar.training.config import describe_config, parse_settings
 
     found = describe_config(parse_settings(settings))
     if as_json:
@@ -59,7 +59,7 @@ def train(
     from nearfar.cli.progress import shown
     from nearfar.data.pairs import read_pairs
     from nearfar.files import hash_file, hash_folder
-    from nearfar.train.config import parse_settings
+    from nearfar.training.config import parse_settings
 
     talk = _talk(as_json)
     config = parse_settings(settings)
@@ -70,8 +70,8 @@ def train(
     inputs = {str(pairs): hash_folder(pairs) if pairs.is_dir() else hash_file(pairs)}
     inputs |= {str(folder): hash_folder(folder) for folder in (task, dev) if folder}
     from nearfar.cli.run_report import report_run
-    from nearfar.evaluate import score_table
-    from nearfar.train import train as run_training
+    from nearfar.evaluation import score_table
+    from nearfar.training import train as run_training
 
     with shown() as progress:
         result = run_training(
@@ -104,7 +104,7 @@ def evaluate(
 ) -> int:
     """`nearfar evaluate`."""
     from nearfar.cli.progress import shown
-    from nearfar.evaluate import score_table
+    from nearfar.evaluation import score_table
 
     talk = _talk(as_json)
     found = _task(task, split, talk)
@@ -124,8 +124,8 @@ def evaluate(
 def compare(a: str, b: str, task: Path | None, *, metric: str, split: str | None, as_json: bool) -> int:
     """`nearfar compare`: exit 1 where A is shown to be worse than B."""
     from nearfar.cli.progress import shown
-    from nearfar.evaluate import compare as compare_evaluations
-    from nearfar.evaluate import score_table
+    from nearfar.evaluation import compare as compare_evaluations
+    from nearfar.evaluation import score_table
 
     talk = _talk(as_json)
     found = _task(task, split, talk) if task else None
@@ -148,7 +148,7 @@ def encode(model: str, texts: Path, out: Path, *, role: str, as_json: bool) -> i
         raise BadConfig(f"--role {role}: a text is used as query or as document. Use one of the two.")
     from nearfar.cli.progress import shown
     from nearfar.cli.rows import read_texts, write_rows
-    from nearfar.embed import embed
+    from nearfar.embedding import embed
     from nearfar.encoders import load_encoder
 
     items = read_texts(texts)
@@ -169,7 +169,7 @@ def index(model: str, corpus: Path, out: Path, *, kind: str, as_json: bool) -> i
         raise BadConfig(f"--kind {kind}: expected exact or approximate (or the model bm25 for a lexical index).")
     from nearfar.cli.progress import shown
     from nearfar.data.tasks import read_corpus
-    from nearfar.search import build_index
+    from nearfar.retrieval import build_index
 
     documents = read_corpus(corpus / "corpus.jsonl" if corpus.is_dir() else corpus)
     lexical = model == "bm25" or kind == "lexical"
@@ -197,7 +197,7 @@ def search(folder: Path, queries: Sequence[str], *, k: int, model: str | None, a
     if not queries or not all(query.strip() for query in queries):
         raise BadInput("QUERIES: found an empty query. Give what to look for: nearfar search INDEX 'your query'.")
     from nearfar.index import LexicalIndex, open_index
-    from nearfar.search import search as search_index
+    from nearfar.retrieval import search as search_index
 
     found = open_index(folder)
     if isinstance(found, LexicalIndex):
@@ -289,7 +289,7 @@ def _is_table(name: str) -> bool:
 
 
 def _run_system(model: str, task: Task, metrics: Sequence[str], gain: str, progress: Progress) -> Evaluation:
-    from nearfar.evaluate import evaluate as run_evaluation
+    from nearfar.evaluation import evaluate as run_evaluation
 
     if model == "bm25":
         system: Any = "bm25"
@@ -301,7 +301,7 @@ def _run_system(model: str, task: Task, metrics: Sequence[str], gain: str, progr
 
 
 def _kept_or_run(name: str, task: Task | None, metric: str, progress: Progress) -> Evaluation:
-    from nearfar.evaluate import Evaluation
+    from nearfar.evaluation import Evaluation
 
     if name.endswith(".json"):
         return Evaluation.load(name)

@@ -14,10 +14,10 @@ from nearfar.data.sources import PythonDocs, examples, read_python_docs
 from nearfar.data.tasks import write_task
 from nearfar.encoders import load_encoder
 from nearfar.errors import BadInput
-from nearfar.evaluate import Comparison, Evaluation, compare, evaluate, score_table
+from nearfar.evaluation import Comparison, Evaluation, compare, evaluate, score_table
 from nearfar.index import open_index
-from nearfar.search import build_index, search
-from nearfar.train import Config, train
+from nearfar.retrieval import build_index, search
+from nearfar.training import Config, train
 from nearfar.types import Progress
 
 SEARCHES = (

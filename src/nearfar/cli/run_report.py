@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from nearfar.errors import NearfarError
-from nearfar.evaluate import Comparison, Evaluation, RankChange, rank_changes
+from nearfar.evaluation import Comparison, Evaluation, RankChange, rank_changes
 from nearfar.files import read_json
 from nearfar.report import Change, Difference, MapPoint, Report, Score, StepPoint, System, project, write_report
-from nearfar.train import RunResult, describe_config
+from nearfar.training import RunResult, describe_config
 from nearfar.types import Encoder, Task
 
 MAP_POINTS = 1500
@@ -88,7 +88,7 @@ def _change(found: RankChange) -> Change:
 
 
 def _points(encoder: Encoder, task: Task) -> list[MapPoint]:
-    from nearfar.embed import embed
+    from nearfar.embedding import embed
 
     keys = sorted(task.corpus)
     chosen = keys[:: max(1, len(keys) // MAP_POINTS)][:MAP_POINTS]

@@ -23,7 +23,7 @@ class System(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A paired comparison: `a` minus `b`, as `nearfar.evaluate.Comparison` says it."""
+    """A paired comparison: `a` minus `b`, as `nearfar.evaluation.Comparison` says it."""
 
     a: str
     b: str

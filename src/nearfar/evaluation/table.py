@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nearfar.evaluate.compare import Comparison
-from nearfar.evaluate.evaluation import Evaluation
+from nearfar.evaluation.compare import Comparison
+from nearfar.evaluation.evaluate import Evaluation
 from nearfar.metrics.ranking import label
 
 WIDTH = 100

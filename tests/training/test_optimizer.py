@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from nearfar.train.config import OptimizerConfig
-from nearfar.train.optimizer import AdamW, schedule
+from nearfar.training.config import OptimizerConfig
+from nearfar.training.optimizer import AdamW, schedule
 
 
 def test_on_dense_gradients_it_is_torchs_adamw():

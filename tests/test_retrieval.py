@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nearfar.embed import embed
+from nearfar.embedding import embed
 from nearfar.encoders import load_encoder
 from nearfar.errors import BadInput, Mismatch
 from nearfar.index import open_index
-from nearfar.search import SearchResult, build_index, search
+from nearfar.retrieval import SearchResult, build_index, search
 
 from tiny import WORDS, tiny_transformer
 

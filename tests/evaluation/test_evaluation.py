@@ -12,7 +12,7 @@ import torch
 
 from nearfar.data.tasks import read_task
 from nearfar.errors import BadConfig, BadInput, Damaged
-from nearfar.evaluate import Evaluation, evaluate, fingerprint_task
+from nearfar.evaluation import Evaluation, evaluate, fingerprint_task
 from nearfar.types import Task
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"

@@ -26,13 +26,13 @@ from nearfar.data.collate import collate
 from nearfar.data.sampling import PairTable, epoch_batches
 from nearfar.encoders import StaticEncoder, Tokens, TransformerEncoder, load_encoder
 from nearfar.errors import BadInput, Diverged, Mismatch
-from nearfar.evaluate import Comparison, Evaluation, compare, evaluate
+from nearfar.evaluation import Comparison, Evaluation, compare, evaluate
 from nearfar.files import settle_folder, write_json
 from nearfar.losses.info_nce import info_nce
-from nearfar.train.checkpoint import latest_checkpoint, save_checkpoint
-from nearfar.train.config import Config, check_config, config_from_json, resolve
-from nearfar.train.optimizer import AdamW, schedule
-from nearfar.train.plan import FORMAT, Plan, check_identity, identity, machine, make_plan
+from nearfar.training.checkpoint import latest_checkpoint, save_checkpoint
+from nearfar.training.config import Config, check_config, config_from_json, resolve
+from nearfar.training.optimizer import AdamW, schedule
+from nearfar.training.plan import FORMAT, Plan, check_identity, identity, machine, make_plan
 from nearfar.types import Batch, Checkpoint, Inputs, Pair, Progress, Task, silent
 
 TrainableEncoder = StaticEncoder | TransformerEncoder

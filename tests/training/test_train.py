@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nearfar.embed import embed
+from nearfar.embedding import embed
 from nearfar.encoders import StaticEncoder, TransformerEncoder, load_encoder
 from nearfar.errors import BadConfig, BadInput, Diverged, Mismatch
 from nearfar.files import hash_file
-from nearfar.train import Config, parse_settings, train
+from nearfar.training import Config, parse_settings, train
 from nearfar.types import Pair
 
 from tiny import WORDS, tiny_tokenizer, tiny_transformer

@@ -54,7 +54,7 @@ def build_index(
         raise BadInput(
             f"encoder: an index of kind {kind!r} needs one to embed the documents. Pass it, or choose the kind lexical."
         )
-    from nearfar.embed import embed
+    from nearfar.embedding import embed
     from nearfar.index.approximate import ApproximateIndex
     from nearfar.index.exact import ExactIndex
 
@@ -82,7 +82,7 @@ def search(
         if encoder is None:
             raise BadInput(f"encoder: this index holds vectors of {index.model.name!r}. Load that model and pass it.")
         index.check_model(encoder.fingerprint(), type(encoder).__name__)
-        from nearfar.embed import embed
+        from nearfar.embedding import embed
 
         hits = index.search(embed(encoder, queries, role="query"), k)
     return [_results(index, ids, scores) for ids, scores in zip(hits.ids, hits.scores, strict=True)]

@@ -17,9 +17,9 @@ from nearfar import __version__
 from nearfar.data.split import split_pairs
 from nearfar.data.tasks import task_from_pairs
 from nearfar.errors import BadInput, Mismatch
-from nearfar.evaluate import fingerprint_task
+from nearfar.evaluation import fingerprint_task
 from nearfar.files import read_json
-from nearfar.train.config import Config
+from nearfar.training.config import Config
 from nearfar.types import Pair, Task
 
 FORMAT = "nearfar-run/1"

@@ -1,8 +1,8 @@
 """How good a system is on a task, whether another is better, and where."""
 
-from nearfar.evaluate.compare import Comparison, RankChange, RankChanges, compare, rank_changes
-from nearfar.evaluate.evaluation import Evaluation, evaluate, fingerprint_task
-from nearfar.evaluate.table import score_table
+from nearfar.evaluation.compare import Comparison, RankChange, RankChanges, compare, rank_changes
+from nearfar.evaluation.evaluate import Evaluation, evaluate, fingerprint_task
+from nearfar.evaluation.table import score_table
 
 __all__ = [
     "Comparison",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nearfar.errors import Damaged
-from nearfar.train.config import OptimizerConfig
+from nearfar.training.config import OptimizerConfig
 
 
 class AdamW:

@@ -229,7 +229,7 @@ def _own_documents(task: Task, queries: Sequence[str]) -> dict[str, str]:
 def _search_rows(
     encoder: Encoder, documents: Sequence[str], queries: Sequence[str], k: int, progress: Progress
 ) -> tuple[Hits, dict[str, float]]:
-    from nearfar.embed import embed
+    from nearfar.embedding import embed
     from nearfar.similarity.topk import topk
 
     marks = [perf_counter()]

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from nearfar.errors import BadConfig, Mismatch
-from nearfar.evaluate.evaluation import Evaluation, fingerprint_task
+from nearfar.evaluation.evaluate import Evaluation, fingerprint_task
 from nearfar.metrics.ranking import parse_metric
 from nearfar.metrics.significance import paired_difference
 from nearfar.types import Task

@@ -3,7 +3,7 @@
 import pytest
 
 from nearfar.errors import BadConfig
-from nearfar.train.config import Config, config_from_json, describe_config, parse_settings
+from nearfar.training.config import Config, config_from_json, describe_config, parse_settings
 
 
 def test_every_setting_has_a_meaning_and_can_be_set_by_its_name():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nearfar.errors import BadConfig, Mismatch
-from nearfar.evaluate import Comparison, Evaluation, compare, evaluate, fingerprint_task, rank_changes, score_table
+from nearfar.evaluation import Comparison, Evaluation, compare, evaluate, fingerprint_task, rank_changes, score_table
 from nearfar.metrics import paired_difference, score_run
 from nearfar.types import Task
 
