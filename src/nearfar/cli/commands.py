@@ -70,6 +70,7 @@ def train(
     inputs = {str(pairs): hash_folder(pairs) if pairs.is_dir() else hash_file(pairs)}
     inputs |= {str(folder): hash_folder(folder) for folder in (task, dev) if folder}
     from nearfar.cli.run_report import report_run
+    from nearfar.encoders import load_encoder
     from nearfar.evaluation import score_table
     from nearfar.training import train as run_training
 
@@ -85,7 +86,7 @@ def train(
             inputs=inputs,
             progress=progress,
         )
-    report_run(result)
+    report_run(result, encoder=load_encoder(out))
     shown_systems = [e for e in (result.start, result.trained) if e is not None]
     if as_json:
         told = json.loads((out / "metrics.json").read_text(encoding="utf-8"))

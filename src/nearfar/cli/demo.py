@@ -63,8 +63,8 @@ def tell(out: Path, *, pairs: int | None, progress: Progress, say: Say) -> dict[
     systems.append(result.trained)
     comparisons = [compare(result.trained, other, metric) for metric in _METRICS for other in systems[:-1]]
     say(score_table(systems, [c for c in comparisons if c.metric == "ndcg@10"]) + "\n")
-    for sentence in headline(comparisons).split(". "):
-        say(f"   {sentence.rstrip('.')}.")
+    for sentence in headline(comparisons):
+        say(f"   {sentence}")
     lap("judging")
     encoder = load_encoder(out)
     report = report_run(
@@ -73,7 +73,6 @@ def tell(out: Path, *, pairs: int | None, progress: Progress, say: Say) -> dict[
         subtitle=docs.understood,
         evaluations=systems,
         comparisons=comparisons,
-        task=docs.task,
         against=systems[1],
         encoder=encoder,
         seconds=marks,

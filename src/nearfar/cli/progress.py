@@ -11,7 +11,7 @@ from typing import IO
 from nearfar.types import Progress
 
 LINE_SECONDS = 5.0
-"""Elsewhere than on a terminal: at most one line in so many seconds, besides the first and last of a stage."""
+"""Elsewhere than on a terminal: at most one line in so many seconds, besides the last of a stage."""
 
 
 @contextmanager
@@ -28,27 +28,34 @@ def shown(*, quiet: bool = False, stream: IO[str] | None = None) -> Iterator[Pro
 
 
 class _Lines:
-    """Plain lines: `train 12/48, loss 3.214, 20,067 pairs/s, 9 s left`."""
+    """Plain lines: `train 12/48, loss 3.214, 20,067 pairs/s, 9 s left`, and nothing of what is over in no time."""
 
     def __init__(self, out: IO[str], *, quiet: bool = False) -> None:
         self._out, self._quiet = out, quiet
-        self._stage, self._began, self._said = "", 0.0, 0.0
+        self._began: dict[str, float] = {}
+        self._said = perf_counter()
+        self._kept: dict[str, float | str] = {}
 
     def __call__(self, stage: str, done: int, total: int, **facts: float | str) -> None:
         now = perf_counter()
         if "note" in facts:
             print(f"{stage}: {facts['note']}", file=self._out, flush=True)
             return
-        if stage != self._stage:
-            self._stage, self._began, self._said = stage, now, 0.0
-        if self._quiet or (done < total and now - self._said < LINE_SECONDS) or (done == 0 and total <= 1):
+        if stage == "dev":
+            # no line of its own: the score stands beside the training it belongs to
+            self._kept["dev"] = facts.get("score", 0.0)
+            return
+        if done == 0 or stage not in self._began:
+            self._began[stage] = now
+            self._kept.clear()
+        began = self._began[stage]
+        over = done >= total and now - began >= 1
+        if self._quiet or done == 0 or not (over or now - self._said >= LINE_SECONDS):
             return
         self._said = now
-        if done >= total and now - self._began < 1 and "loss" not in facts and "score" not in facts:
-            return  # what was over in no time needs no line
-        words = [f"{stage} {done:,}/{total:,}", *_facts(facts)]
-        if 0 < done < total:
-            words.append(f"{(now - self._began) / done * (total - done):,.0f} s left")
+        words = [f"{stage} {done:,}/{total:,}", *_facts({**facts, **self._kept} if stage == "train" else facts)]
+        left = (now - began) / done * (total - done)
+        words.append(f"{left:,.0f} s left" if done < total else f"{now - began:,.0f} s")
         print(", ".join(words), file=self._out, flush=True)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from nearfar.errors import NearfarError
 from nearfar.evaluation import Comparison, Evaluation, RankChange, rank_changes
 from nearfar.files import read_json
+from nearfar.metrics.ranking import label
 from nearfar.report import Change, Difference, MapPoint, Report, Score, StepPoint, System, project, write_report
 from nearfar.training import RunResult, describe_config
 from nearfar.types import Encoder, Task
@@ -24,16 +25,16 @@ def report_run(
     subtitle: str = "",
     evaluations: Sequence[Evaluation] = (),
     comparisons: Sequence[Comparison] = (),
-    task: Task | None = None,
     against: Evaluation | None = None,
     encoder: Encoder | None = None,
     seconds: Mapping[str, float] | None = None,
 ) -> Path:
     """Write `report.html` into the run folder and return its path.
 
-    Without `evaluations` and `comparisons` the run's own are shown; `task` with `against` gives the wins and losses, `encoder` the map.
+    Without `evaluations` and `comparisons` the run's own are shown; wins and losses are `against` the start unless told otherwise;
+    `encoder` gives the map.
     """
-    run = result.run
+    run, task, against = result.run, result.task, against or result.start
     record = read_json(run / "run.json")
     shown = list(evaluations) or [e for e in (result.start, result.trained) if e is not None]
     compared = list(comparisons) or ([result.comparison] if result.comparison else [])
@@ -42,7 +43,7 @@ def report_run(
         title=title or f"nearfar run: {run.name}",
         subtitle=subtitle
         or f"{record['encoder']} trained on {result.pairs:,} pairs, {result.steps:,} steps at {result.pairs_per_second:,.0f} pairs a second",
-        verdict=headline(compared) or "Not judged: no queries were held out.",
+        verdict=headline(compared, result.config.evaluation.metric) or ["Not judged: no queries were held out."],
         systems=[System(e.system, {n: Score(**dict(s)) for n, s in e.summary().items()}) for e in shown],
         differences=[Difference(c.a, c.b, c.metric, c.difference, c.low, c.high, c.p, c.better, c.worse) for c in compared],
         steps=_steps(run / "steps.jsonl"),
@@ -62,15 +63,15 @@ def report_run(
     return run / "report.html"
 
 
-def headline(comparisons: Sequence[Comparison]) -> str:
-    """The comparisons as a sentence each, the verdict first."""
+def headline(comparisons: Sequence[Comparison], metric: str = "ndcg@10") -> list[str]:
+    """The comparisons of one metric as a sentence each, the verdict first."""
     words = {"improved": "is better than", "not shown": "is not shown to differ from", "worse": "is worse than"}
-    return " ".join(
-        f"{c.a} {words[c.verdict]} {c.b}: nDCG@10 {c.difference:+.3f} [{c.low:+.3f}, {c.high:+.3f}], "
+    return [
+        f"{c.a} {words[c.verdict]} {c.b}: {label(c.metric)} {c.difference:+.3f} [{c.low:+.3f}, {c.high:+.3f}], "
         f"{'p < 0.001' if c.p < 0.001 else f'p = {c.p:.3f}'}, {c.better:,} queries better, {c.worse:,} worse."
         for c in comparisons
-        if c.metric == "ndcg@10"
-    )
+        if c.metric == metric
+    ]
 
 
 def _steps(path: Path) -> list[StepPoint]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -98,7 +99,9 @@ def compare(
 
 
 def rank_changes(a: Evaluation, b: Evaluation, task: Task, count: int = 5, *, metric: str = "ndcg@10") -> RankChanges:
-    """At most `count` queries that gained most and that lost most from b to a, with texts; equal changes in the task's order.
+    """At most `count` queries that gained most and that lost most from b to a, with texts.
+
+    Among equal changes of the metric those that moved by the most ranks come first, then those first in the task.
 
     `task` must be the task evaluated (`Mismatch` otherwise); otherwise raises as `compare`.
     """
@@ -108,25 +111,28 @@ def rank_changes(a: Evaluation, b: Evaluation, task: Task, count: int = 5, *, me
             f"task {task.name} is not what {a.system} was evaluated on (texts or judgements differ). Give that task."
         )
     difference = left - right
-    order = np.argsort(-difference, kind="stable")
     place = {query: number for number, query in enumerate(b.query_ids)}
+    rows = [(b.ranked[place[query]], a.ranked[number], task.judgements[query]) for number, query in enumerate(a.query_ids)]
+    deep = max(a.depth, b.depth) + 1
+    ranks = np.array([[_first(row, grades) or deep for row in (before, after)] for before, after, grades in rows])
+    climbed = ranks[:, 0] - ranks[:, 1]
 
     def change(number: int) -> RankChange:
-        query = a.query_ids[number]
-        return _describe(query, float(difference[number]), b.ranked[place[query]], a.ranked[number], task)
+        return _describe(a.query_ids[number], float(difference[number]), *rows[number][:2], task)
 
-    gained = [change(int(n)) for n in order[:count] if difference[n] > 0]
-    lost = [change(int(n)) for n in np.argsort(difference, kind="stable")[:count] if difference[n] < 0]
+    gained = [change(int(n)) for n in np.lexsort((-climbed, -difference))[:count] if difference[n] > 0]
+    lost = [change(int(n)) for n in np.lexsort((climbed, difference))[:count] if difference[n] < 0]
     return RankChanges(gained, lost)
+
+
+def _first(ranked: tuple[str, ...], grades: Mapping[str, int]) -> int | None:
+    """The rank of the first relevant document."""
+    return next((place for place, key in enumerate(ranked, 1) if grades.get(key, 0) > 0), None)
 
 
 def _describe(query: str, difference: float, before: tuple[str, ...], after: tuple[str, ...], task: Task) -> RankChange:
     grades = task.judgements[query]
-
-    def first(ranked: tuple[str, ...]) -> int | None:
-        return next((place for place, key in enumerate(ranked, 1) if grades.get(key, 0) > 0), None)
-
-    old, new = first(before), first(after)
+    old, new = _first(before, grades), _first(after, grades)
     if new is not None and (old is None or new <= old):
         relevant = after[new - 1]
     elif old is not None:

@@ -69,7 +69,8 @@ class Report:
 
     title: str
     subtitle: str = ""
-    verdict: str = ""
+    verdict: Sequence[str] = ()
+    """A sentence each."""
     systems: Sequence[System] = ()
     differences: Sequence[Difference] = ()
     steps: Sequence[StepPoint] = ()

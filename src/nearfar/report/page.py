@@ -9,7 +9,7 @@ from pathlib import Path
 from nearfar.files import atomic_file
 from nearfar.metrics.ranking import label
 from nearfar.report.facts import Change, Report
-from nearfar.report.svg import difference_plot, loss_curve, scatter, score_bars
+from nearfar.report.svg import difference_plot, loss_curve, said_p, scatter, score_bars
 
 MOST_TEXT = 600
 """Characters shown of a document."""
@@ -24,9 +24,10 @@ body { margin: 0 auto; max-width: 860px; padding: 24px 20px 60px; font: 16px/1.5
   background: var(--paper); overflow-wrap: anywhere; }
 h1 { font-size: 1.7rem; margin: 0 0 4px; line-height: 1.2; } h2 { font-size: 1.15rem; margin: 40px 0 8px; }
 p { margin: 6px 0; } .soft, figcaption { color: var(--soft); font-size: .92rem; }
-.verdict { background: var(--panel); border-left: 5px solid var(--c0); padding: 12px 16px; margin: 18px 0; font-size: 1.08rem; }
+.verdict { background: var(--panel); border-left: 5px solid var(--c0); padding: 12px 16px; margin: 18px 0; font-size: 1.05rem; } .verdict p { margin: 0 0 4px; }
 figure { margin: 10px 0; overflow-x: auto; } svg { width: 100%; min-width: 560px; height: auto; display: block; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; } .wide { overflow-x: auto; }
+.wide th, .wide td { white-space: nowrap; overflow-wrap: normal; }
 th, td { text-align: left; padding: 4px 10px 4px 0; border-bottom: 1px solid var(--rule); vertical-align: top; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 code, pre { font: .88rem/1.45 ui-monospace, monospace; } pre { background: var(--panel); padding: 10px 14px; overflow-x: auto; }
@@ -89,10 +90,14 @@ def render(report: Report) -> str:
         f"<title>{escape(report.title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
         f"<header><h1>{escape(report.title)}</h1>\n"
         f'<p class="soft">{escape(report.subtitle)}</p></header>\n'
-        + (f'<p class="verdict">{escape(report.verdict)}</p>\n' if report.verdict else "")
+        + _verdict(report.verdict)
         + "\n".join(sections)
         + "\n</body>\n</html>\n"
     )
+
+
+def _verdict(lines: Sequence[str]) -> str:
+    return f'<div class="verdict">{"".join(f"<p>{escape(line)}</p>" for line in lines)}</div>\n' if lines else ""
 
 
 def _section(title: str, content: str, caption: str, absent: str) -> str:
@@ -106,7 +111,7 @@ def _difference_table(report: Report) -> str:
     head += "<th class=n>better</th><th class=n>worse</th></tr>"
     rows = [
         f"<tr><td>{escape(d.a)} vs {escape(d.b)}</td><td>{escape(label(d.metric))}</td><td class=n>{d.difference:+.4f}</td>"
-        f"<td class=n>[{d.low:+.4f}, {d.high:+.4f}]</td><td class=n>{d.p:.4f}</td><td class=n>{d.better:,}</td>"
+        f"<td class=n>[{d.low:+.4f}, {d.high:+.4f}]</td><td class=n>{escape(said_p(d.p))}</td><td class=n>{d.better:,}</td>"
         f"<td class=n>{d.worse:,}</td></tr>"
         for d in report.differences
     ]

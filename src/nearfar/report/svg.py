@@ -114,9 +114,14 @@ def difference_plot(differences: Sequence[Difference]) -> str:
         parts.append(_text(left - 10, y + 4, _cut(f"{d.a} vs {d.b}, {label(d.metric)}", 42), "end"))
         parts.append(f'<path class="line {sure}" d="M{x(d.low):.1f} {y}H{x(d.high):.1f}"/>')
         parts.append(f'<circle class="dot {sure}" cx="{x(d.difference):.1f}" cy="{y}" r="5"/>')
-        p = "p < 0.001" if d.p < 0.001 else f"p = {d.p:.3f}"
-        parts.append(_text(right + 10, y + 4, f"{d.difference:+.3f}, {p}", "start"))
+        p = said_p(d.p)
+        parts.append(_text(right + 10, y + 4, f"{d.difference:+.3f}, p {p if p[0] == '<' else f'= {p}'}", "start"))
     return _svg(bottom + 26, "Paired differences with 95 % intervals", parts)
+
+
+def said_p(p: float) -> str:
+    """A p-value as it is printed."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def scatter(points: Sequence[MapPoint]) -> str:

@@ -44,7 +44,7 @@ SAVE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to. `start` and `trained` are evaluations on the judging task, absent where there was none."""
+    """What a run came to. `start` and `trained` are evaluations on `task`, all three absent where nothing could judge."""
 
     run: Path
     config: Config
@@ -58,6 +58,8 @@ class RunResult:
     trained: Evaluation | None
     comparison: Comparison | None
     """Trained against start."""
+    task: Task | None
+    """What judged: as given, or held out of the pairs."""
     seconds: float
     """Spent in steps by this process, evaluation and saving apart."""
     pairs_per_second: float
@@ -149,6 +151,7 @@ def train(
         start,
         trained,
         comparison,
+        plan.task,
         seconds,
         seen / seconds if seconds else 0.0,
     )
