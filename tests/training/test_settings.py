@@ -3,7 +3,7 @@
 import pytest
 
 from nearfar.errors import BadConfig
-from nearfar.training.config import Config, config_from_json, describe_config, parse_settings
+from nearfar.training.config import Config, config_from_json, describe_config, parse_settings, resolve
 
 
 def test_every_setting_has_a_meaning_and_can_be_set_by_its_name():
@@ -48,3 +48,10 @@ def test_a_wrong_setting_is_refused_with_a_way_on(text, said):
 
 def test_defaults_pass_their_own_check():
     assert parse_settings([]) == Config()
+
+
+@pytest.mark.parametrize(("pairs", "batch_size"), [(10, 32), (300, 32), (4_000, 256), (24_461, 2048), (10_000_000, 2048)])
+def test_a_table_takes_a_batch_of_at_most_an_eighth_of_the_pairs_so_that_few_pairs_give_enough_steps(pairs, batch_size):
+    assert resolve(Config(), is_static=True, pairs=pairs).batch_size == batch_size
+    assert resolve(Config(batch_size=7), is_static=True, pairs=pairs).batch_size == 7
+    assert resolve(Config(), is_static=False, pairs=pairs).batch_size == 64

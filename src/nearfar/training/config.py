@@ -60,7 +60,7 @@ class Config:
     """All settings of a run."""
 
     epochs: int = _setting(4, "times every pair is seen")
-    batch_size: int | None = _setting(None, "pairs per step, each the others' negatives (default: static 2048, transformer 64)")
+    batch_size: int | None = _setting(None, "pairs per step, each the others' negatives (default: static an eighth of the pairs, at most 2048, transformer 64)")
     learning_rate: float | None = _setting(None, "highest learning rate (default: static 0.1, transformer 2e-05)")
     warmup: float = _setting(0.1, "share of the steps in which the learning rate rises from zero")
     temperature: float = _setting(0.05, "similarities are divided by it before the softmax")
@@ -137,11 +137,16 @@ def check_config(config: Config) -> None:
     parse_metric(config.evaluation.metric)
 
 
-def resolve(config: Config, *, is_static: bool) -> Config:
-    """Fill in what depends on the kind of encoder; every other None is chosen by the number of pairs."""
+def resolve(config: Config, *, is_static: bool, pairs: int) -> Config:
+    """Fill in what depends on the kind of encoder and the number of pairs; every other None is chosen where it is read.
+
+    A table takes the largest power of two up to an eighth of the pairs, from 32 to 2048: a few thousand pairs want more steps, not more
+    negatives.
+    """
+    batch_size = min(2048, max(32, 1 << max(0, (pairs // 8).bit_length() - 1))) if is_static else 64
     return replace(
         config,
-        batch_size=config.batch_size or (2048 if is_static else 64),
+        batch_size=config.batch_size or batch_size,
         learning_rate=config.learning_rate or (0.1 if is_static else 2e-5),
     )
 

@@ -124,7 +124,7 @@ def train(
     check_config(config)
     started = _prepare_folder(run, resume)
     model = _open_start(run / "start", encoder, config, started, progress)
-    config = resolve(config, is_static=isinstance(model, StaticEncoder))
+    config = resolve(config, is_static=isinstance(model, StaticEncoder), pairs=len(pairs))
     plan = make_plan(pairs, config, dev=dev, task=task)
     name = str(encoder) if isinstance(encoder, (str, Path)) else encoder.fingerprint()
     now = identity(pairs, config, name, dev=dev, task=task)
