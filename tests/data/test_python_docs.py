@@ -67,7 +67,7 @@ def library(tmp_path):
 
 
 def read(library, **given):
-    return read_python_docs(**{"roots": library, "held_out": 100, "dev": 80, "workers": 1, **given})
+    return read_python_docs(**{"roots": library, "held_out": 100, "dev": 90, "workers": 1, **given})
 
 
 def test_no_package_is_on_two_sides_and_no_sentence_is_in_its_document(library):
