@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -12,20 +13,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 done; 1 found wanting (worse than the baseline, diverged); 2 wrong usage or bad input; 130 interrupted, work kept.
     """
-    import click
+    import typer
 
     from nearfar.cli.app import app
     from nearfar.errors import NearfarError
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    # typer brings its own copy of click, or uses the installed one, by its version
+    wrong_usage: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
     try:
         found = app(given, standalone_mode=False, prog_name="nearfar")
-    except click.exceptions.Exit as stop:
-        return int(stop.exit_code)
-    except click.exceptions.Abort:
+    except typer.Abort:
         return _interrupted(given)
-    except click.ClickException as error:
+    except wrong_usage as error:
         error.show()
         return 2
     except NearfarError as error:
@@ -42,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         _say_error(given, "OSError", f"{error.filename or ''}: {error.strerror}. Check the path, its permissions and the disk.")
         return 2
-    return int(found) if isinstance(found, int) else 0
+    # typer turns an interrupt into this code
+    return _interrupted(given) if found == 130 else int(found) if isinstance(found, int) else 0
 
 
 def _interrupted(given: Sequence[str]) -> int:

@@ -60,7 +60,10 @@ class Config:
     """All settings of a run."""
 
     epochs: int = _setting(4, "times every pair is seen")
-    batch_size: int | None = _setting(None, "pairs per step, each the others' negatives (default: static an eighth of the pairs, at most 2048, transformer 64)")
+    batch_size: int | None = _setting(
+        None,
+        "pairs per step, each the others' negatives (default: static an eighth of the pairs, at most 2048, transformer 64)",
+    )
     learning_rate: float | None = _setting(None, "highest learning rate (default: static 0.1, transformer 2e-05)")
     warmup: float = _setting(0.1, "share of the steps in which the learning rate rises from zero")
     temperature: float = _setting(0.05, "similarities are divided by it before the softmax")

@@ -1,0 +1,272 @@
+"""The command line: what is printed, what is refused and how, and the exit codes scripts rely on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nearfar.cli import main
+from nearfar.cli.progress import shown
+from nearfar.data.pairs import write_pairs
+from nearfar.data.tasks import task_from_pairs, write_task
+from nearfar.encoders import StaticEncoder, load_encoder
+from nearfar.types import Pair
+
+from tiny import WORDS, tiny_tokenizer, tiny_transformer
+
+SETTINGS = ["--set", "batch_size=16", "--set", "epochs=6", "--set", "learning_rate=0.05", "--set", "evaluation.dev=20"]
+
+
+def pairs(count, seed=0):
+    """Words 2i and 2i + 1 mean the same; only training can find that out."""
+    rng = np.random.default_rng(seed)
+    found = {}
+    while len(found) < count:
+        half = rng.permutation(len(WORDS) // 2)[:3]
+        found[" ".join(WORDS[2 * i] for i in half)] = " ".join(WORDS[2 * i + 1] for i in half)
+    return [Pair(q, p) for q, p in found.items()]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a model, pairs, a task and a run trained from the command line."""
+    folder = tmp_path_factory.mktemp("cli")
+    table = torch.randn(tiny_tokenizer().get_vocab_size(), 16, generator=torch.Generator().manual_seed(0))
+    StaticEncoder(table, tiny_tokenizer()).save(folder / "model")
+    write_pairs(folder / "pairs.csv", pairs(400))
+    write_task(folder / "task", task_from_pairs("task", pairs(60, seed=1)))
+    arguments = ["train", "pairs.csv", "-o", "run", "--encoder", "model", "--eval", "task", "--json", *SETTINGS]
+    done = subprocess.run([sys.executable, "-m", "nearfar", *arguments], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (folder / "train.json").write_text(done.stdout)
+    return folder
+
+
+@pytest.fixture
+def run(place, monkeypatch, capfd):
+    """Run one command inside the folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(place)
+
+    def call(*arguments):
+        code = main([str(a) for a in arguments])
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err + out
+        return code, out, err
+
+    return call
+
+
+def test_training_prints_one_json_object_with_scores_and_verdict(place):
+    told = json.loads((place / "train.json").read_text())
+    assert told["verdict"] == "improved"
+    assert set(told["systems"]) == {"start", "trained"}
+    assert set(told["systems"]["trained"]["ndcg@10"]) == {"mean", "low", "high"}
+    assert set(told["comparisons"][0]) >= {"a", "b", "metric", "difference", "low", "high", "p", "better", "worse"}
+    assert told["run"] == "run"
+    page = (place / "run" / "report.html").read_text(encoding="utf-8")
+    assert "What got better" in page
+    assert "Embedding map" in page
+    inputs = json.loads((place / "run" / "run.json").read_text())["inputs"]
+    assert set(inputs) == {"pairs.csv", "task"}
+
+
+def test_evaluate_keeps_what_compare_compares(run, place):
+    code, out, _ = run("evaluate", "run", "--task", "task", "-o", "a.json", "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert told["queries"] == 60
+    assert set(told["systems"]["run"]) == {"ndcg@10", "recall@10", "mrr@10"}
+    assert run("evaluate", "model", "--task", "task", "-o", "b.json")[0] == 0
+    code, out, _ = run("compare", "a.json", "b.json", "--json")
+    assert code == 0
+    assert json.loads(out)["verdict"] == "improved"
+    trained = json.loads((place / "train.json").read_text())["comparisons"][0]
+    assert json.loads(out)["comparisons"][0]["difference"] == pytest.approx(trained["difference"])
+
+
+def test_a_worse_candidate_is_found_wanting(run):
+    code, out, _ = run("compare", "model", "run", "--task", "task")
+    assert code == 1
+    assert "worse" in out
+
+
+def test_bm25_is_a_system_like_any_other(run):
+    code, out, _ = run("evaluate", "bm25", "--task", "task", "--metric", "recall@5", "--json")
+    assert code == 0
+    assert set(json.loads(out)["systems"]["bm25"]) == {"recall@5"}
+
+
+@pytest.mark.parametrize(("model", "kind"), [("run", "exact"), ("run", "approximate"), ("bm25", "exact")])
+def test_an_index_is_searched_by_the_model_that_made_it(run, model, kind, tmp_path):
+    assert run("index", model, "task", "-o", tmp_path / "index", "--kind", kind)[0] == 0
+    text = pairs(60, seed=1)[7].positive
+    code, out, _ = run("search", tmp_path / "index", text, "-k", "3", "--json")
+    assert code == 0
+    results = json.loads(out)["searches"][0]["results"]
+    assert results[0]["text"] == text
+    assert [r["score"] for r in results] == sorted((r["score"] for r in results), reverse=True)
+    code, out, _ = run("search", tmp_path / "index", text, text)
+    assert out.count(f"\n> {text}\n") == 2
+
+
+def test_an_index_refuses_another_model_and_finds_its_own_where_it_moved(run, tmp_path, place):
+    load_encoder(place / "run").save(tmp_path / "elsewhere")
+    assert run("index", tmp_path / "elsewhere", "task", "-o", tmp_path / "index")[0] == 0
+    code, _, err = run("search", tmp_path / "index", "cat", "--model", "model")
+    assert code == 2
+    assert "their vectors cannot be compared" in err
+    (tmp_path / "elsewhere").rename(tmp_path / "moved")
+    code, _, err = run("search", tmp_path / "index", "cat")
+    assert code == 2
+    assert "--model" in err
+    assert run("search", tmp_path / "index", "cat", "--model", tmp_path / "moved")[0] == 0
+
+
+def test_rows_are_written_in_three_formats_equal_to_each_other(run, tmp_path, place):
+    import pyarrow.parquet as pq
+    from safetensors.numpy import load_file
+
+    texts = [" ".join(p.query.split()) for p in pairs(7)]
+    (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n")
+    for ending in (".npy", ".safetensors", ".parquet"):
+        assert run("encode", "model", tmp_path / "texts.txt", "-o", tmp_path / f"rows{ending}")[0] == 0
+    rows = np.load(tmp_path / "rows.npy")
+    encoder = load_encoder(place / "model")
+    with torch.no_grad():
+        assert rows == pytest.approx(encoder(encoder.prepare(texts)).numpy(), abs=1e-6)
+    assert (load_file(tmp_path / "rows.safetensors")["rows"] == rows).all()
+    table = pq.read_table(tmp_path / "rows.parquet")
+    assert (np.stack(table["embedding"].to_numpy()) == rows).all()
+    assert table["id"].to_pylist() == [str(n) for n in range(1, 8)]
+
+
+def test_all_settings_are_shown_with_their_meaning(run):
+    code, out, _ = run("train", "--print-config", "--set", "batch_size=512")
+    assert code == 0
+    assert "batch_size=512" in out
+    for name in ("epochs", "learning_rate", "warmup", "temperature", "dim", "seed", "max_length"):
+        assert f"\n{name}=" in f"\n{out}"
+    assert json.loads(run("train", "--print-config", "--json")[1])["seed"]["value"] == 0
+
+
+REFUSED = [
+    (("train", "pairs.csv", "-o", "new", "--set", "batchsize=3"), "batch_size"),
+    (("train", "nowhere.csv", "-o", "new"), "nowhere.csv: no such file"),
+    (("train", "ragged.csv", "-o", "new"), "ragged.csv:3"),
+    (("train", "empty.jsonl", "-o", "new"), "empty.jsonl"),
+    (("train", "hole.jsonl", "-o", "new"), "hole.jsonl:2"),
+    (("train", "latin.csv", "-o", "new"), "latin.csv:2"),
+    (("train", "task", "-o", "new"), "task"),
+    (("train", "pairs.csv", "-o", "run", "--encoder", "model"), "--resume"),
+    (("train", "pairs.csv", "-o", "new", "--encoder", "static:nowhere"), "nowhere"),
+    (("train", "pairs.csv"), "PAIRS and -o RUN are needed"),
+    (("train", "pairs.csv", "-o", "new", "--columns", "query"), "OURS=THEIRS"),
+    (("evaluate", "model", "--task", "nowhere"), "nowhere"),
+    (("evaluate", "model", "--task", "task", "--metric", "ndgc@10"), "ndgc@10"),
+    (("evaluate", "nowhere/model", "--task", "task"), "nowhere/model"),
+    (("compare", "model", "run"), "--task"),
+    (("compare", "train.json", "train.json"), "no evaluation"),
+    (("encode", "model", "lines.txt", "-o", "rows.csv"), ".npy"),
+    (("encode", "model", "lines.txt", "-o", "rows.npy"), "lines.txt:2"),
+    (("encode", "model", "lines.txt", "-o", "rows.npy", "--role", "answer"), "as query or as document"),
+    (("index", "model", "task", "-o", "i", "--kind", "fast"), "fast"),
+    (("index", "model", "nowhere.jsonl", "-o", "i"), "nowhere.jsonl"),
+    (("search", "model", "cat"), "model"),
+    (("search", "nowhere", "cat"), "nowhere"),
+    (("demo", "-o", "run"), "not an earlier demo"),
+    (("dance",), "dance"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), REFUSED, ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")
+def test_a_mistake_is_named_with_its_place_and_exits_with_2(run, place, arguments, says):
+    (place / "ragged.csv").write_text("query,positive\na,b\nc\n")
+    (place / "empty.jsonl").write_text("")
+    (place / "hole.jsonl").write_text('{"query": "a", "positive": "b"}\n{"query": "c", "positive": " "}\n')
+    (place / "latin.csv").write_bytes(b"query,positive\ncaf\xe9,b\n")
+    (place / "lines.txt").write_text("one\n\ntwo\n")
+    code, out, err = run(*arguments)
+    assert code == 2
+    assert says in err
+    assert len(out.splitlines()) <= 1  # what was understood of the inputs before the mistake
+    assert not (place / "new").exists()
+
+
+def test_with_json_an_error_is_json_too(run):
+    code, out, err = run("evaluate", "model", "--task", "nowhere", "--json")
+    assert code == 2
+    assert json.loads(out)["error"]["kind"] == "BadInput"
+    assert "nowhere" in err
+
+
+def test_doctor_says_what_is_here(run):
+    code, out, _ = run("doctor", "--json")
+    told = json.loads(out)
+    assert code == 0
+    assert {check["name"] for check in told["checks"]} >= {"torch", "stock MiniLM", "exact loss", "cache"}
+    assert run("doctor")[1].startswith("ok")
+
+
+def test_the_version_and_the_help_are_printed(run):
+    assert run("--version")[1].strip() == "0.1.0"
+    code, out, _ = run("--help")
+    assert code == 0
+    for name in ("demo", "train", "evaluate", "compare", "encode", "index", "search", "doctor"):
+        assert f" {name} " in out
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")
+def test_an_interrupt_exits_with_130_and_the_run_goes_on_to_the_same_weights(place, tmp_path):
+    tiny_transformer(tmp_path / "bert")
+    command = [sys.executable, "-m", "nearfar", "train", place / "pairs.csv", "--encoder", "bert", "--json"]
+    command += ["--set", "batch_size=8", "--set", "epochs=4", "--set", "evaluation.every=1000"]
+    command = [str(part) for part in command]
+    whole = subprocess.run([*command, "-o", "whole"], cwd=tmp_path, capture_output=True)
+    assert whole.returncode in (0, 1), whole.stderr
+    process = subprocess.Popen([*command, "-o", "cut"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "cut" / "steps.jsonl"
+    deadline = time.monotonic() + 120
+    # the log is buffered: its being there says that the steps have begun
+    while not log.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "--resume" in err
+    assert "Traceback" not in err
+    assert list((tmp_path / "cut" / "checkpoints").glob("*"))
+    again = subprocess.run([*command, "-o", "cut", "--resume"], cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode == whole.returncode, again.stderr
+    one, two = ((tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "cut"))
+    assert one == two
+
+
+def test_a_reader_that_has_had_enough_is_no_error(place):
+    listing = " | head -1"
+    done = subprocess.run(
+        f"{sys.executable} -m nearfar train --print-config{listing}", shell=True, cwd=place, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+
+
+def test_progress_elsewhere_than_on_a_terminal_is_plain_lines(tmp_path, monkeypatch):
+    clock = iter(range(0, 1000, 3))
+    monkeypatch.setattr("nearfar.cli.progress.perf_counter", lambda: float(next(clock)))
+    with open(tmp_path / "said", "w+") as stream:
+        with shown(stream=stream) as progress:
+            for step in range(5):
+                progress("train", step, 4, loss=2.5, rate="7 pairs/s")
+                progress("dev", step, 4, score=0.25)
+            progress("train", 4, 4, note="skipped one")
+        text = Path(tmp_path / "said").read_text()
+    assert "\x1b" not in text
+    assert "train 4/4, loss 2.5, 7 pairs/s, dev 0.25" in text
+    assert text.endswith("train: skipped one\n")
