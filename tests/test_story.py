@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import subprocess
 import sys
 import sysconfig
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from nearfar.cli import demo, main
+from nearfar.cli.app import app
 from nearfar.data.sources import read_python_docs
 from nearfar.encoders.load import starter_folder
 from nearfar.errors import NearfarError
@@ -72,6 +74,33 @@ def test_the_demo_tells_its_whole_story_and_can_be_told_again(small, tmp_path, c
     assert main(["search", str(run / "index"), "parse an email message", "--json"]) == 0
     assert len(json.loads(capfd.readouterr().out)["searches"][0]["results"]) == 5
     assert main(["compare", str(run), "bm25", "--task", str(run / "task"), "--json"]) in (0, 1)
+
+
+def test_the_ten_lines_of_the_readme_are_the_example_and_run(tmp_path):
+    root = Path(__file__).parents[1]
+    script = (root / "examples" / "ten_lines.py").read_text(encoding="utf-8")
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    code = script.partition('"""\n\n')[2]
+    assert (
+        "\n".join(f"    {line}" if line else line for line in code.replace("sys\n\nimport", "sys\nimport").splitlines())
+        in readme
+    )
+    lines = [f"how is number {n} written,number {n} is written as {n:b} in the binary system" for n in range(300)]
+    (tmp_path / "pairs.csv").write_text("query,positive\n" + "\n".join(lines) + "\n")
+    command = [sys.executable, str(root / "examples" / "ten_lines.py"), "pairs.csv", "run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 5
+
+
+def test_every_script_and_command_the_readme_names_is_there():
+    root = Path(__file__).parents[1]
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:benchmarks|examples)/\w+\.py)`", readme):
+        assert (root / path).exists(), path
+    assert set(re.findall(r"^    nearfar (\w+)", readme, re.M)) <= {
+        command.callback.__name__ for command in app.registered_commands
+    }  # pyright: ignore
 
 
 @pytest.mark.slow
