@@ -1,10 +1,11 @@
-"""A whole transformer small enough for tests: a random two-layer BERT over a WordPiece vocabulary of about 500 tokens."""
+"""What is small enough for tests: a random two-layer BERT over a WordPiece vocabulary of about 500 tokens, and pairs to learn."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
@@ -12,6 +13,8 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertModel
+
+from nearfar.types import Pair
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -96,3 +99,13 @@ def tiny_transformer(folder: Path, seed: int = 0, *, words: tuple[str, ...] = WO
         + "\n"
     )
     return folder
+
+
+def tiny_pairs(count: int = 160, seed: int = 0) -> list[Pair]:
+    """Query and positive share no word: words 2i and 2i + 1 mean the same. Nothing but training can find that out."""
+    rng = np.random.default_rng(seed)
+    found: dict[str, str] = {}
+    while len(found) < count:
+        half = rng.permutation(len(WORDS) // 2)[:3]
+        found[" ".join(WORDS[2 * i] for i in half)] = " ".join(WORDS[2 * i + 1] for i in half)
+    return [Pair(q, p) for q, p in found.items()]

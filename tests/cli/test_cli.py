@@ -17,21 +17,11 @@ from nearfar.cli.progress import shown
 from nearfar.data.pairs import write_pairs
 from nearfar.data.tasks import task_from_pairs, write_task
 from nearfar.encoders import StaticEncoder, load_encoder
-from nearfar.types import Pair
 
-from tiny import WORDS, tiny_tokenizer, tiny_transformer
+from tiny import tiny_pairs as pairs
+from tiny import tiny_tokenizer, tiny_transformer
 
 SETTINGS = ["--set", "batch_size=16", "--set", "epochs=6", "--set", "learning_rate=0.05", "--set", "evaluation.dev=20"]
-
-
-def pairs(count, seed=0):
-    """Words 2i and 2i + 1 mean the same; only training can find that out."""
-    rng = np.random.default_rng(seed)
-    found = {}
-    while len(found) < count:
-        half = rng.permutation(len(WORDS) // 2)[:3]
-        found[" ".join(WORDS[2 * i] for i in half)] = " ".join(WORDS[2 * i + 1] for i in half)
-    return [Pair(q, p) for q, p in found.items()]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearfar.report import Change, Difference, MapPoint, Report, Score, StepPoint, System, project, render, write_report
+from nearfar.evaluation import Comparison
+from nearfar.report import Change, MapPoint, Report, Score, StepPoint, System, project, render, write_report
 from nearfar.report.svg import difference_plot, loss_curve, scatter, score_bars
 
 NASTY = "<script>alert('x')</script> & \"quotes\" </svg> 漢字 \u202e"
@@ -19,7 +20,7 @@ FULL = Report(
     subtitle=NASTY,
     verdict=[NASTY, "second"],
     systems=[System(NASTY, {"ndcg@10": Score(0.5, 0.4, 0.6)}), System("b", {"ndcg@10": Score(0.3, 0.2, 0.4)})],
-    differences=[Difference(NASTY, "b", "ndcg@10", 0.2, 0.1, 0.3, 0.0001, 7, 3)],
+    differences=[Comparison(NASTY, "b", "ndcg@10", 0.2, 0.1, 0.3, 0.0001, 7, 3)],
     steps=[StepPoint(n, 5 / n, 0.1) for n in range(1, 40)],
     dev_scores=[(0, 0.2), (20, 0.4), (39, 0.3)],
     best_step=20,
@@ -122,7 +123,7 @@ def test_any_numbers_give_pictures_that_are_xml_without_nan(points, losses):
             [StepPoint(n, loss, 0.1) for n, loss in enumerate(losses, 1)], [(1, x) for x, _, _ in points[:2]], 1, "ndcg@10"
         ),
         score_bars([System(group, {"mrr@10": Score(0.1, 0.0, 1.0)}) for _, _, group in points]),
-        difference_plot([Difference("a", group, "mrr@10", x, x, x, 0.5, 1, 1) for x, _, group in points]),
+        difference_plot([Comparison("a", group, "mrr@10", x, x, x, 0.5, 1, 1) for x, _, group in points]),
     ]
     for picture in pictures:
         # characters that no XML may hold are the text's own, not ours

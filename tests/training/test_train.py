@@ -9,7 +9,6 @@ import sys
 import time
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -22,16 +21,7 @@ from nearfar.training import Config, parse_settings, train
 from nearfar.types import Pair
 
 from tiny import WORDS, tiny_tokenizer, tiny_transformer
-
-
-def pairs(count=160, seed=0):
-    """Query and positive share no word: words 2i and 2i + 1 mean the same. Nothing but training can find that out."""
-    rng = np.random.default_rng(seed)
-    found = {}
-    while len(found) < count:
-        half = rng.permutation(len(WORDS) // 2)[:3]
-        found[" ".join(WORDS[2 * i] for i in half)] = " ".join(WORDS[2 * i + 1] for i in half)
-    return [Pair(q, p) for q, p in found.items()]
+from tiny import tiny_pairs as pairs
 
 
 def static(seed=0):

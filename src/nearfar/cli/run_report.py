@@ -11,7 +11,7 @@ from nearfar.errors import NearfarError
 from nearfar.evaluation import Comparison, Evaluation, RankChange, rank_changes
 from nearfar.files import read_json
 from nearfar.metrics.ranking import label
-from nearfar.report import Change, Difference, MapPoint, Report, Score, StepPoint, System, project, write_report
+from nearfar.report import Change, MapPoint, Report, Score, StepPoint, System, project, write_report
 from nearfar.training import RunResult, describe_config
 from nearfar.types import Encoder, Task
 
@@ -45,7 +45,7 @@ def report_run(
         or f"{record['encoder']} trained on {result.pairs:,} pairs, {result.steps:,} steps at {result.pairs_per_second:,.0f} pairs a second",
         verdict=headline(compared, result.config.evaluation.metric) or ["Not judged: no queries were held out."],
         systems=[System(e.system, {n: Score(**dict(s)) for n, s in e.summary().items()}) for e in shown],
-        differences=[Difference(c.a, c.b, c.metric, c.difference, c.low, c.high, c.p, c.better, c.worse) for c in compared],
+        differences=compared,
         steps=_steps(run / "steps.jsonl"),
         dev_scores=result.dev_scores,
         best_step=result.best_step,

@@ -1,12 +1,11 @@
 """A run told to people: one HTML file with its pictures inside."""
 
-from nearfar.report.facts import Change, Difference, MapPoint, Report, Score, StepPoint, System
+from nearfar.report.facts import Change, MapPoint, Report, Score, StepPoint, System
 from nearfar.report.page import render, write_report
 from nearfar.report.projection import project
 
 __all__ = [
     "Change",
-    "Difference",
     "MapPoint",
     "Report",
     "Score",

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from nearfar.evaluation import Comparison
+
 
 class Score(NamedTuple):
     """A mean over queries with its 95 % interval."""
@@ -20,20 +22,6 @@ class System(NamedTuple):
 
     name: str
     scores: Mapping[str, Score]
-
-
-class Difference(NamedTuple):
-    """A paired comparison: `a` minus `b`, as `nearfar.evaluation.Comparison` says it."""
-
-    a: str
-    b: str
-    metric: str
-    difference: float
-    low: float
-    high: float
-    p: float
-    better: int
-    worse: int
 
 
 class StepPoint(NamedTuple):
@@ -72,7 +60,7 @@ class Report:
     verdict: Sequence[str] = ()
     """A sentence each."""
     systems: Sequence[System] = ()
-    differences: Sequence[Difference] = ()
+    differences: Sequence[Comparison] = ()
     steps: Sequence[StepPoint] = ()
     dev_scores: Sequence[tuple[int, float]] = ()
     best_step: int | None = None

@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from html import escape
 
+from nearfar.evaluation import Comparison
 from nearfar.metrics.ranking import label
-from nearfar.report.facts import Difference, MapPoint, StepPoint, System
+from nearfar.report.facts import MapPoint, StepPoint, System
 
 WIDTH = 760
 COLOURS = 8
@@ -92,7 +93,7 @@ def score_bars(systems: Sequence[System]) -> str:
     return _svg(top, "Scores of every system with 95 % intervals", parts)
 
 
-def difference_plot(differences: Sequence[Difference]) -> str:
+def difference_plot(differences: Sequence[Comparison]) -> str:
     """Each paired difference with its interval, against the line of no difference."""
     left, right, row, top = 260, WIDTH - 190, 26, 26
     edge = max([abs(v) for d in differences for v in (d.low, d.high)] + [1e-6])
