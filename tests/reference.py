@@ -37,3 +37,133 @@ def info_nce(
                 below = below + torch.exp(torch.dot(queries[i], candidates[j]) / temperature)
         losses.append(-torch.log(torch.exp(torch.dot(queries[i], candidates[positive]) / temperature) / below))
     return torch.stack(losses)
+
+
+def log_sum(terms: list[Tensor]) -> Tensor:
+    """log of the sum of exponentials, without a care for overflow."""
+    return torch.log(sum((torch.exp(term) for term in terms), torch.zeros((), dtype=torch.float64)))
+
+
+def directed(
+    queries: Tensor, candidates: Tensor, targets: Targets, *, temperature: Tensor, directions: tuple, partition: str
+) -> Tensor:
+    """InfoNCE in several directions (GTE, Li 2023, section 3.3, where joint; their mean as in CLIP where not)."""
+    b, n = len(queries), len(candidates)
+    place = [i if targets.positive is None else int(targets.positive[i]) for i in range(b)]
+
+    def same(a: Tensor | None, i: int, c: Tensor | None, j: int) -> bool:
+        return a is not None and c is not None and int(a[i]) >= 0 and int(a[i]) == int(c[j])
+
+    items, groups, rows = targets.column_items, targets.column_groups, targets.row_groups
+    losses = []
+    for i in range(b):
+        at = place[i]
+        parts = {
+            "query_to_candidate": [queries[i] @ candidates[j] for j in range(n) if not left_out(targets, i, j, at)],
+            "candidate_to_query": [queries[k] @ candidates[at] for k in range(b) if not left_out(targets, k, at, place[k])],
+            "query_to_query": [
+                queries[i] @ queries[k]
+                for k in range(b)
+                if place[k] != at and not same(rows, i, rows, k) and not same(items, at, items, place[k])
+            ],
+            "candidate_to_candidate": [
+                candidates[at] @ candidates[j]
+                for j in range(n)
+                if j != at and not same(groups, at, groups, j) and not same(items, at, items, j)
+            ],
+        }
+        chosen = [[term / temperature for term in parts[name]] for name in directions]
+        positive = queries[i] @ candidates[at] / temperature
+        if partition == "joint":
+            losses.append(log_sum([term for part in chosen for term in part]) - positive)
+        else:
+            losses.append(sum((log_sum(part) for part in chosen), torch.zeros(())) / len(chosen) - positive)
+    return torch.stack(losses)
+
+
+def nt_xent(view1: Tensor, view2: Tensor, *, temperature: float | Tensor) -> Tensor:
+    """SimCLR (Chen 2020), eq. 1."""
+    rows, b = torch.cat([view1, view2]), len(view1)
+    losses = []
+    for i in range(2 * b):
+        below = [rows[i] @ rows[k] / temperature for k in range(2 * b) if k != i]
+        losses.append(log_sum(below) - rows[i] @ rows[(i + b) % (2 * b)] / temperature)
+    return torch.stack(losses)
+
+
+def siglip(a: Tensor, b: Tensor, targets: Targets, *, temperature: float | Tensor, bias: float | Tensor) -> Tensor:
+    """SigLIP (Zhai 2023), eq. 1, its inner sum."""
+    losses = []
+    for i in range(len(a)):
+        at = i if targets.positive is None else int(targets.positive[i])
+        terms = []
+        for j in range(len(b)):
+            if not left_out(targets, i, j, at):
+                sign = 1.0 if j == at else -1.0
+                terms.append(-torch.log(1 / (1 + torch.exp(-sign * (a[i] @ b[j] / temperature + bias)))))
+        losses.append(sum(terms, torch.zeros(())))
+    return torch.stack(losses)
+
+
+def sup_con(rows: Tensor, labels: Tensor, *, temperature: float | Tensor, form: str) -> Tensor:
+    """SupCon (Khosla 2020), eq. 2 ("out") and eq. 3 ("in")."""
+    losses = []
+    for i in range(len(rows)):
+        below = log_sum([rows[i] @ rows[a] / temperature for a in range(len(rows)) if a != i])
+        logs = [
+            rows[i] @ rows[p] / temperature - below for p in range(len(rows)) if p != i and int(labels[p]) == int(labels[i])
+        ]
+        if form == "out":
+            losses.append(-sum(logs, torch.zeros(())) / len(logs))
+        else:
+            losses.append(-torch.log(sum((torch.exp(x) for x in logs), torch.zeros(())) / len(logs)))
+    return torch.stack(losses)
+
+
+def _split(
+    queries: Tensor, candidates: Tensor, targets: Targets, i: int, temperature: float | Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """The positive's logit and those of the kept negatives."""
+    at = i if targets.positive is None else int(targets.positive[i])
+    kept = [j for j in range(len(candidates)) if j != at and not left_out(targets, i, j, at)]
+    return queries[i] @ candidates[at] / temperature, [queries[i] @ candidates[j] / temperature for j in kept]
+
+
+def decoupled(queries: Tensor, candidates: Tensor, targets: Targets, *, temperature: float | Tensor) -> Tensor:
+    """DCL (Yeh 2022), eq. 6."""
+    split = [_split(queries, candidates, targets, i, temperature) for i in range(len(queries))]
+    return torch.stack([-positive + log_sum(negatives) for positive, negatives in split])
+
+
+def debiased(queries: Tensor, candidates: Tensor, targets: Targets, *, temperature: float, positive_prior: float) -> Tensor:
+    """Debiased contrast (Chuang 2020), eq. 7 and 8 with M = 1."""
+    losses = []
+    for i in range(len(queries)):
+        positive, negatives = _split(queries, candidates, targets, i, temperature)
+        n = len(negatives)
+        mean = torch.exp(log_sum(negatives)) / n
+        estimate = (mean - positive_prior * torch.exp(positive)) / (1 - positive_prior)
+        g = torch.maximum(estimate, torch.exp(torch.tensor(-1 / temperature, dtype=torch.float64)))
+        losses.append(-torch.log(torch.exp(positive) / (torch.exp(positive) + n * g)))
+    return torch.stack(losses)
+
+
+def hardness_weighted(queries: Tensor, candidates: Tensor, targets: Targets, *, temperature: float, strength: float) -> Tensor:
+    """LLaVE (Lan 2025), eq. 5: negatives weighted by exp of their similarity, a constant."""
+    losses = []
+    for i in range(len(queries)):
+        positive, negatives = _split(queries, candidates, targets, i, temperature)
+        harder = [term + strength * float(term.detach()) * temperature for term in negatives]
+        losses.append(log_sum([positive, *harder]) - positive)
+    return torch.stack(losses)
+
+
+def smoothed(queries: Tensor, candidates: Tensor, targets: Targets, *, temperature: float | Tensor, smoothing: float) -> Tensor:
+    """Cross-entropy with label smoothing (Szegedy 2016, section 7)."""
+    losses = []
+    for i in range(len(queries)):
+        positive, negatives = _split(queries, candidates, targets, i, temperature)
+        terms = [positive, *negatives]
+        logs = [term - log_sum(terms) for term in terms]
+        losses.append(-(1 - smoothing) * logs[0] - smoothing * sum(logs, torch.zeros(())) / len(logs))
+    return torch.stack(losses)

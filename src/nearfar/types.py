@@ -94,6 +94,8 @@ class SlabTargets(NamedTuple):
     """The column of each row's own positive."""
     valid: torch.Tensor | None
     """Boolean [r, n]: the columns this row is compared with (its own positive always among them); None means all."""
+    start: int = 0
+    """The number of the first of these rows in the batch, for losses that look up their own facts (labels, a guide's rows)."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +132,9 @@ class Targets:
             same = (rows[:, None] == cols[None, :]) & (rows[:, None] >= 0)
             left_out = same if left_out is None else left_out.logical_or_(same)
         if left_out is None:
-            return SlabTargets(positive, None)
+            return SlabTargets(positive, None, start)
         left_out[torch.arange(stop - start, device=left_out.device), positive] = False
-        return SlabTargets(positive, ~left_out if bool(left_out.any()) else None)
+        return SlabTargets(positive, ~left_out if bool(left_out.any()) else None, start)
 
 
 class Loss(Protocol):

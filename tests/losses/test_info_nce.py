@@ -1,7 +1,6 @@
 """InfoNCE: the slabs equal the loops, in value and in every gradient."""
 
 import math
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -15,60 +14,7 @@ from nearfar.similarity import row_losses
 from nearfar.types import SlabTargets, Targets
 
 import reference
-
-
-class Problem(NamedTuple):
-    queries: torch.Tensor
-    candidates: torch.Tensor
-    targets: Targets
-    temperature: float
-    upstream: torch.Tensor
-    weights: torch.Tensor | None
-
-
-@st.composite
-def problems(draw) -> Problem:
-    b, extra, d = draw(st.integers(2, 9)), draw(st.integers(0, 5)), draw(st.integers(1, 6))
-    n = b + extra
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
-
-    def rows(count: int) -> torch.Tensor:
-        return torch.nn.functional.normalize(torch.randn(count, d, generator=generator, dtype=torch.float64), dim=1)
-
-    def ids(count: int) -> torch.Tensor:
-        return torch.randint(-1, 2 * n, (count,), generator=generator)
-
-    positive = torch.randperm(n, generator=generator)[:b] if draw(st.booleans()) else None
-    groups, items = draw(st.booleans()), draw(st.booleans())
-    targets = Targets(
-        positive,
-        row_groups=ids(b) if groups else None,
-        column_groups=ids(n) if groups else None,
-        row_items=ids(b) if items and draw(st.booleans()) else None,
-        column_items=ids(n) if items else None,
-    )
-    same_upstream = draw(st.booleans())
-    upstream = (
-        torch.full((b,), 0.3, dtype=torch.float64) if same_upstream else torch.rand(b, generator=generator, dtype=torch.float64)
-    )
-    weights = torch.rand(b, generator=generator, dtype=torch.float64) if draw(st.booleans()) else None
-    return Problem(rows(b), rows(n), targets, draw(st.floats(0.01, 1.0)), upstream, weights)
-
-
-def gradients(loss, problem: Problem, **options) -> tuple[torch.Tensor, ...]:
-    q, c = problem.queries.clone().requires_grad_(), problem.candidates.clone().requires_grad_()
-    t = torch.tensor(problem.temperature, dtype=torch.float64, requires_grad=True)
-    rows = loss(q, c, problem.targets, temperature=t, **options)
-    return (rows.detach(), *torch.autograd.grad((rows * problem.upstream).sum(), (q, c, t)))
-
-
-def has_lonely_row(problem: Problem) -> bool:
-    for i in range(len(problem.queries)):
-        positive = i if problem.targets.positive is None else int(problem.targets.positive[i])
-        others = (j for j in range(len(problem.candidates)) if j != positive)
-        if all(reference.left_out(problem.targets, i, j, positive) for j in others):
-            return True
-    return False
+from problems import Problem, gradients, has_lonely_row, problems
 
 
 def cross_entropy(logits: torch.Tensor, slab: SlabTargets) -> torch.Tensor:
