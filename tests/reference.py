@@ -130,7 +130,7 @@ def _split(
 
 
 def decoupled(queries: Tensor, candidates: Tensor, targets: Targets, *, temperature: float | Tensor) -> Tensor:
-    """DCL (Yeh 2022), eq. 6."""
+    """DCL (Yeh 2022): InfoNCE with the sum over negatives alone."""
     split = [_split(queries, candidates, targets, i, temperature) for i in range(len(queries))]
     return torch.stack([-positive + log_sum(negatives) for positive, negatives in split])
 
@@ -166,4 +166,74 @@ def smoothed(queries: Tensor, candidates: Tensor, targets: Targets, *, temperatu
         terms = [positive, *negatives]
         logs = [term - log_sum(terms) for term in terms]
         losses.append(-(1 - smoothing) * logs[0] - smoothing * sum(logs, torch.zeros(())) / len(logs))
+    return torch.stack(losses)
+
+
+def distance(a: Tensor, b: Tensor, kind: str) -> Tensor:
+    """Of two vectors."""
+    if kind == "cosine":
+        return 1 - (a @ b) / (a.norm() * b.norm())
+    squared = ((a - b) ** 2).sum()
+    return squared if kind == "squared_euclidean" else squared.sqrt()
+
+
+def contrastive(a: Tensor, b: Tensor, similar: list[bool], *, margin: float, kind: str) -> Tensor:
+    """Hadsell 2006: half the squared distance, or half the squared violation."""
+    losses = []
+    for i, claim in enumerate(similar):
+        d = distance(a[i], b[i], kind)
+        losses.append(0.5 * d**2 if claim else 0.5 * torch.clamp(margin - d, min=0) ** 2)
+    return torch.stack(losses)
+
+
+def batch_triplet(rows: Tensor, labels: Tensor, *, margin: float | None, mining: str, kind: str) -> Tensor:
+    """Hermans 2017, per anchor, over explicit lists of triplets."""
+
+    def hinge(x: Tensor) -> Tensor:
+        return torch.log(1 + torch.exp(x)) if margin is None else torch.clamp(x + margin, min=0)
+
+    losses = []
+    for i in range(len(rows)):
+        others = [k for k in range(len(rows)) if k != i]
+        near = [distance(rows[i], rows[k], kind) for k in others if int(labels[k]) == int(labels[i])]
+        far = [distance(rows[i], rows[k], kind) for k in others if int(labels[k]) != int(labels[i])]
+        if mining == "hardest":
+            losses.append(hinge(torch.stack(near).max() - torch.stack(far).min()))
+        elif mining == "all":
+            losses.append(torch.stack([hinge(p - n) for p in near for n in far]).mean())
+        else:
+            each = []
+            for p in near:
+                beyond = [n for n in far if float(n) > float(p)]
+                each.append(hinge(p - (torch.stack(beyond).min() if beyond else torch.stack(far).max())))
+            losses.append(torch.stack(each).mean())
+    return torch.stack(losses)
+
+
+def in_order(similarities: Tensor, scores: Tensor, *, temperature: float) -> Tensor:
+    """CoSENT's double sum."""
+    total = torch.ones((), dtype=similarities.dtype)
+    for i in range(len(scores)):
+        for j in range(len(scores)):
+            if float(scores[i]) > float(scores[j]):
+                total = total + torch.exp((similarities[j] - similarities[i]) / temperature)
+    return torch.log(total)
+
+
+def gist(
+    queries: Tensor, candidates: Tensor, guide_q: Tensor, guide_c: Tensor, *, temperature: float, margin: float, relative: bool
+) -> Tensor:
+    """GIST (Solatorio 2024) with all three contrasts."""
+    b, losses = len(queries), []
+    for i in range(b):
+        own = guide_q[i] @ guide_c[i]
+        limit = float(own - (abs(own) * margin if relative else margin))
+        terms = [
+            queries[i] @ candidates[j] / temperature
+            for j in range(len(candidates))
+            if j == i or float(guide_q[i] @ guide_c[j]) <= limit
+        ]
+        for rows, guide in ((queries, guide_q), (candidates, guide_c)):
+            terms += [rows[i] @ rows[k] / temperature for k in range(b) if k != i and float(guide[i] @ guide[k]) <= limit]
+        losses.append(log_sum(terms) - queries[i] @ candidates[i] / temperature)
     return torch.stack(losses)

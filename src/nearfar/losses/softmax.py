@@ -19,7 +19,7 @@ def decoupled(
     temperature: float | Tensor = 0.1,
     rows_per_slab: int | None = None,
 ) -> Float[Tensor, " b"]:
-    """InfoNCE without the positive below the line (Yeh 2022, "Decoupled Contrastive Learning", arXiv 2110.06848, eq. 6)."""
+    """InfoNCE without the positive below the line (Yeh 2022, "Decoupled Contrastive Learning", arXiv 2110.06848)."""
 
     def loss(logits: Tensor, slab: SlabTargets) -> Tensor:
         own = _own(slab, logits)

@@ -1,0 +1,59 @@
+"""Graded pairs put in order: a pair with the higher score should be the more similar one. These are one scalar by nature."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nearfar.errors import BadInput
+from nearfar.similarity.distances import refuse_bad_rows, unit
+
+
+def cosent(
+    a: Float[Tensor, "b d"], b: Float[Tensor, "b d"], scores: Float[Tensor, " b"], *, temperature: float | Tensor = 0.05
+) -> Float[Tensor, ""]:
+    """log(1 + sum over score_i > score_j of exp((cos_j - cos_i) / temperature)): one scalar (Su 2022, CoSENT). Ties compare nothing.
+
+    O(b log b): sorted by score, the partners of a pair are a suffix. Raises `BadInput` where all scores are equal: nothing is in order.
+    """
+    refuse_bad_rows(a=a, b=b)
+    return _in_order((unit(a) * unit(b)).sum(dim=1), scores, temperature)
+
+
+def angle(
+    a: Float[Tensor, "b d"], b: Float[Tensor, "b d"], scores: Float[Tensor, " b"], *, temperature: float | Tensor = 0.05
+) -> Float[Tensor, ""]:
+    """`cosent` of the angle between rows read as complex numbers, the first half real (Li and Li 2023, AnglE, arXiv 2309.12871).
+
+    The similarity is |sum of the real and imaginary parts of a / b|, both of unit length; an odd dimension is filled with a zero.
+    """
+    refuse_bad_rows(a=a, b=b)
+    first, second = unit(a), unit(b)
+    if first.shape[1] % 2:
+        first, second = (torch.cat([rows, rows.new_zeros(len(rows), 1)], dim=1) for rows in (first, second))
+    (a_re, a_im), (b_re, b_im) = first.chunk(2, dim=1), second.chunk(2, dim=1)
+    real = (a_re * b_re + a_im * b_im).sum(dim=1)
+    imaginary = (a_im * b_re - a_re * b_im).sum(dim=1)
+    return _in_order((real + imaginary).abs(), scores, temperature)
+
+
+def _in_order(similarities: Tensor, scores: Tensor, temperature: float | Tensor) -> Tensor:
+    if scores.shape != similarities.shape:
+        raise BadInput(f"scores: expected {len(similarities)} numbers, found shape {tuple(scores.shape)}.")
+    if not bool(torch.isfinite(scores.to(torch.float64)).all()):
+        raise BadInput("scores: found NaN or infinity. Every pair needs a number.")
+    if not float(temperature) > 0:
+        raise BadInput(f"temperature: expected one number above 0, found {float(temperature)}.")
+    if bool((scores == scores[0]).all()):
+        raise BadInput(
+            f"scores: all {len(scores)} are equal, so no pair is above another. Use a larger batch, or another loss."
+        )
+    ordered, order = scores.sort()
+    logits = similarities[order] / temperature
+    # suffix[k] = log sum over i >= k of exp(-logit_i); nothing lies beyond the end
+    suffix = (-logits).flip(0).logcumsumexp(0).flip(0)
+    above = torch.searchsorted(ordered.contiguous(), ordered.contiguous(), right=True)
+    has = above < len(scores)
+    terms = logits[has] + suffix[above[has]]
+    return torch.cat([terms.new_zeros(1), terms]).logsumexp(0)
