@@ -77,14 +77,15 @@ def search(
     if isinstance(index, LexicalIndex):
         if encoder is not None:
             raise Mismatch("this index is lexical: it compares words, not vectors. Search it with encoder=None.")
-        hits = index.search(queries, k)
+        hits = index.search(queries, min(k, max(1, len(index.keys))))
     else:
         if encoder is None:
             raise BadInput(f"encoder: this index holds vectors of {index.model.name!r}. Load that model and pass it.")
         index.check_model(encoder.fingerprint(), type(encoder).__name__)
         from nearfar.embedding import embed
 
-        hits = index.search(embed(encoder, queries, role="query"), k)
+        # no more places than documents: a million asked for are a million columns
+        hits = index.search(embed(encoder, queries, role="query"), min(k, max(1, len(index.keys))))
     return [_results(index, ids, scores) for ids, scores in zip(hits.ids, hits.scores, strict=True)]
 
 

@@ -93,6 +93,12 @@ def test_bm25_is_a_system_like_any_other(run):
     assert set(json.loads(out)["systems"]["bm25"]) == {"recall@5"}
 
 
+def test_a_metric_may_be_deeper_than_the_corpus(run):
+    code, out, _ = run("evaluate", "model", "--task", "task", "--metric", "recall@5000", "--json")
+    assert code == 0
+    assert json.loads(out)["systems"]["model"]["recall@5000"]["mean"] == 1
+
+
 @pytest.mark.parametrize(("model", "kind"), [("run", "exact"), ("run", "approximate"), ("bm25", "exact")])
 def test_an_index_is_searched_by_the_model_that_made_it(run, model, kind, tmp_path):
     assert run("index", model, "task", "-o", tmp_path / "index", "--kind", kind)[0] == 0
@@ -104,6 +110,10 @@ def test_an_index_is_searched_by_the_model_that_made_it(run, model, kind, tmp_pa
     assert [r["score"] for r in results] == sorted((r["score"] for r in results), reverse=True)
     code, out, _ = run("search", tmp_path / "index", text, text)
     assert out.count(f"\n> {text}\n") == 2
+    # more results than there are documents: all of them, and no array of a million million
+    code, out, _ = run("search", tmp_path / "index", text, "-k", 10**12, "--json")
+    assert code == 0
+    assert 0 < len(json.loads(out)["searches"][0]["results"]) <= 60
 
 
 def test_an_index_refuses_another_model_and_finds_its_own_where_it_moved(run, tmp_path, place):
@@ -153,6 +163,8 @@ REFUSED = [
     (("train", "empty.jsonl", "-o", "new"), "empty.jsonl"),
     (("train", "hole.jsonl", "-o", "new"), "hole.jsonl:2"),
     (("train", "latin.csv", "-o", "new"), "latin.csv:2"),
+    (("train", "semicolons.csv", "-o", "new"), "separated by ';'"),
+    (("train", "one query.csv", "-o", "new"), "all 20 have the same query, 'why'"),
     (("train", "task", "-o", "new"), "task"),
     (("train", "pairs.csv", "-o", "run", "--encoder", "model"), "--resume"),
     (("train", "pairs.csv", "-o", "new", "--encoder", "static:nowhere"), "nowhere"),
@@ -181,6 +193,8 @@ def test_a_mistake_is_named_with_its_place_and_exits_with_2(run, place, argument
     (place / "empty.jsonl").write_text("")
     (place / "hole.jsonl").write_text('{"query": "a", "positive": "b"}\n{"query": "c", "positive": " "}\n')
     (place / "latin.csv").write_bytes(b"query,positive\ncaf\xe9,b\n")
+    (place / "semicolons.csv").write_text("query;positive\na;b\nc;d\n")
+    (place / "one query.csv").write_text("query,positive\n" + "".join(f"why,because {n}\n" for n in range(20)))
     (place / "lines.txt").write_text("one\n\ntwo\n")
     code, out, err = run(*arguments)
     assert code == 2

@@ -238,3 +238,11 @@ def test_a_finished_run_resumed_changes_nothing(tmp_path):
     for name in ("metrics.json", "steps.jsonl", "run.json", "model/model.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "copy" / name).read_bytes()
     assert embed(load_encoder(tmp_path / "run"), ["the cat"]).shape == (1, 16)
+
+
+def test_a_run_goes_on_though_checkpoints_are_now_written_at_other_steps(tmp_path):
+    train(pairs(), out=tmp_path / "run", encoder=static(), config=SMALL)
+    before = hash_file(tmp_path / "run" / "model" / "model.safetensors")
+    rarely = replace(SMALL, checkpoint=replace(SMALL.checkpoint, every=7))
+    train(pairs(), out=tmp_path / "run", encoder=static(), config=rarely, resume=True)
+    assert hash_file(tmp_path / "run" / "model" / "model.safetensors") == before

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from nearfar.errors import BadConfig, BadInput, Mismatch
@@ -96,7 +97,7 @@ def train(
             print("\n" + score_table(shown_systems, [result.comparison]))
         print("\n" + _verdict(result.verdict))
         print(f"The run is in {out}: model/, report.html, metrics.json. The weights are those of step {result.best_step:,}.")
-        print(f"Next: nearfar index {out} CORPUS -o INDEX, then nearfar search INDEX 'your query'")
+        print(f"Next: nearfar index {quote(str(out))} CORPUS -o INDEX, then nearfar search INDEX 'your query'")
     return 1 if result.verdict == "worse" else 0
 
 
@@ -189,7 +190,7 @@ def index(model: str, corpus: Path, out: Path, *, kind: str, as_json: bool) -> i
         _say({"index": str(out), "kind": "lexical" if lexical else kind, "documents": len(documents)})
     else:
         print(f"{out}: {len(documents):,} documents, {'lexical' if lexical else kind}")
-        print(f"Next: nearfar search {out} 'your query'")
+        print(f"Next: nearfar search {quote(str(out))} 'your query'")
     return 0
 
 
@@ -291,6 +292,7 @@ def _is_table(name: str) -> bool:
 
 def _run_system(model: str, task: Task, metrics: Sequence[str], gain: str, progress: Progress) -> Evaluation:
     from nearfar.evaluation import evaluate as run_evaluation
+    from nearfar.metrics import parse_metric
 
     if model == "bm25":
         system: Any = "bm25"
@@ -298,7 +300,8 @@ def _run_system(model: str, task: Task, metrics: Sequence[str], gain: str, progr
         from nearfar.encoders import load_encoder
 
         system = load_encoder(model, progress=progress)
-    return run_evaluation(system, task, metrics=metrics, gain=gain, name=model, progress=progress)  # pyright: ignore[reportArgumentType]
+    depth = max(100, *(parse_metric(metric).k for metric in metrics))
+    return run_evaluation(system, task, metrics=metrics, depth=depth, gain=gain, name=model, progress=progress)  # pyright: ignore[reportArgumentType]
 
 
 def _kept_or_run(name: str, task: Task | None, metric: str, progress: Progress) -> Evaluation:

@@ -96,7 +96,12 @@ def _understand(path: Path, found: Sequence[str], mapping: Mapping[str, str]) ->
         if picked[ours] is None:
             raise BadInput(
                 f"{path}:1: no column for the {ours}. Found: {', '.join(map(repr, found))}; looked for {', '.join(NAMES[ours])}. "
-                f"Name it (--columns {ours}=...)"
+                + (
+                    "The fields seem to be separated by ';': save the file with commas or tabs (.tsv). "
+                    if _semicolons(found)
+                    else ""
+                )
+                + f"Name it (--columns {ours}=...)"
                 + ("." if path.suffix in (".jsonl", ".parquet") else ", or add a header line if the file has none.")
             )
     numbered = sorted((name for name in found if _NUMBERED.match(name)), key=lambda name: int(name.rpartition("_")[2]))
@@ -208,6 +213,10 @@ def _said(path: Path, chosen: _Columns, found: Sequence[str], pairs: Sequence[Pa
     ignored = [name for name in found if name not in used and name != chosen.lists]
     tail = f"; not used: {', '.join(ignored)}" if ignored else ""
     return f"{path.name}: {len(pairs):,} pairs, {', '.join(parts)}{tail}"
+
+
+def _semicolons(found: Sequence[str]) -> bool:
+    return len(found) == 1 and ";" in found[0]
 
 
 def write_pairs(path: Path | str, pairs: Iterable[Pair]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from nearfar import __version__
 from nearfar.data.split import split_pairs
 from nearfar.data.tasks import task_from_pairs
+from nearfar.data.text import normalize
 from nearfar.errors import BadInput, Mismatch
 from nearfar.evaluation import fingerprint_task
 from nearfar.files import read_json
@@ -44,6 +45,12 @@ def make_plan(pairs: Sequence[Pair], config: Config, *, dev: Task | None, task: 
     """
     if len(pairs) < 2:
         raise BadInput(f"pairs: found {len(pairs)}. Training by contrast needs at least two.")
+    for what in ("query", "positive"):
+        if len({normalize(getattr(pair, what)) for pair in pairs}) == 1 and not any(pair.negatives for pair in pairs):
+            raise BadInput(
+                f"pairs: all {len(pairs):,} have the same {what}, {getattr(pairs[0], what)[:60]!r}, so none is another's negative. "
+                "Check the columns, or give hard negatives."
+            )
     wanted = config.evaluation
     tenth = len(pairs) // 10 if len(pairs) >= 40 else 0
     for_dev = 0 if dev is not None else wanted.dev if wanted.dev is not None else min(tenth, 400)
@@ -88,13 +95,20 @@ def identity(pairs: Sequence[Pair], config: Config, encoder: str, *, dev: Task |
 
 
 def check_identity(run: Path, now: Mapping[str, Any]) -> None:
-    """Raise `Mismatch`, naming what changed, where a run is to go on with other inputs than it began with."""
+    """Raise `Mismatch`, naming what changed, where a run is to go on with other inputs than it began with.
+
+    When checkpoints are written decides no weight, so that may change.
+    """
     told = read_json(run / "run.json")
     before = told.get("identity", {}) if isinstance(told, dict) else {}
     names = {"pairs": "the pairs", "encoder": "the encoder", "dev": "the dev task", "task": "the judging task"}
     changed = [what for key, what in names.items() if before.get(key) != now.get(key)]
     old, new = _flat(before.get("config", {})), _flat(now["config"])
-    changed += [f"{key} (was {old.get(key)}, now {value})" for key, value in new.items() if old.get(key) != value]
+    changed += [
+        f"{key} (was {old.get(key)}, now {value})"
+        for key, value in new.items()
+        if old.get(key) != value and not key.startswith("checkpoint.")
+    ]
     if changed:
         raise Mismatch(
             f"{run}: this run cannot go on: {', '.join(changed)} changed since it began. Give what it began with (see "
