@@ -237,3 +237,54 @@ def gist(
             terms += [rows[i] @ rows[k] / temperature for k in range(b) if k != i and float(guide[i] @ guide[k]) <= limit]
         losses.append(log_sum(terms) - queries[i] @ candidates[i] / temperature)
     return torch.stack(losses)
+
+
+def vicreg(a: Tensor, b: Tensor) -> Tensor:
+    """Bardes 2022, eq. 1 to 6, entry by entry."""
+    n, d = a.shape
+    total = 25 * sum((((a[i] - b[i]) ** 2).sum() for i in range(n)), torch.zeros(())) / (n * d)
+    for rows in (a, b):
+        mean = sum((rows[i] for i in range(n)), torch.zeros(d)) / n
+        covariance = sum((torch.outer(rows[i] - mean, rows[i] - mean) for i in range(n)), torch.zeros(d, d)) / (n - 1)
+        for i in range(d):
+            total = total + 25 * torch.clamp(1 - torch.sqrt(covariance[i, i] + 1e-4), min=0) / d
+            for j in range(d):
+                total = total + (covariance[i, j] ** 2 / d if i != j else 0)
+    return total
+
+
+def barlow_twins(a: Tensor, b: Tensor, *, redundancy: float) -> Tensor:
+    """Zbontar 2021, eq. 1 and 2."""
+    n, d = a.shape
+    a, b = (rows - rows.mean(dim=0) for rows in (a, b))
+    total = torch.zeros(())
+    for i in range(d):
+        for j in range(d):
+            above = sum((a[k, i] * b[k, j] for k in range(n)), torch.zeros(()))
+            c = above / (torch.sqrt((a[:, i] ** 2).sum()) * torch.sqrt((b[:, j] ** 2).sum()))
+            total = total + ((1 - c) ** 2 if i == j else redundancy * c**2)
+    return total
+
+
+def uniformity(rows: Tensor, *, sharpness: float) -> Tensor:
+    """Wang and Isola 2020, section 4.1: the log of the mean Gaussian potential of pairs."""
+    n = len(rows)
+    terms = [torch.exp(-sharpness * ((rows[i] - rows[j]) ** 2).sum()) for i in range(n) for j in range(n) if i != j]
+    return torch.log(sum(terms, torch.zeros(())) / len(terms))
+
+
+def margin_classes(rows: Tensor, prototypes: Tensor, labels: Tensor, *, margin: float, temperature: float, kind: str) -> Tensor:
+    """CosFace (Wang 2018, eq. 4), ArcFace (Deng 2019, eq. 3) and ProxyNCA (Movshovitz-Attias 2017, eq. 4) of unit rows."""
+    losses = []
+    for i in range(len(rows)):
+        cosines = [(rows[i] @ p) / (rows[i].norm() * p.norm()) for p in prototypes]
+        own = int(labels[i])
+        others = [c for k, c in enumerate(cosines) if k != own]
+        if kind == "proxy":
+            distances = [2 - 2 * c for c in cosines]
+            below = log_sum([-x / temperature for k, x in enumerate(distances) if k != own])
+            losses.append(distances[own] / temperature + below)
+            continue
+        mine = cosines[own] - margin if kind == "cos" else torch.cos(torch.acos(cosines[own]) + margin)
+        losses.append(log_sum([mine / temperature, *(c / temperature for c in others)]) - mine / temperature)
+    return torch.stack(losses)

@@ -117,6 +117,12 @@ def test_public_names_stay_what_they_are_once_everything_is_loaded():
     assert modules & set(nearfar.__all__) == {"losses", "metrics"}
 
 
+def test_every_loss_is_a_function_and_no_module_hides_one():
+    import nearfar.losses
+
+    assert [name for name in nearfar.losses.__all__ if not callable(getattr(nearfar.losses, name))] == []
+
+
 def test_the_source_is_clean():
     """Nothing unpickled, no note to self, no file grown beyond reading."""
     for path in SRC.rglob("*.py"):
