@@ -36,7 +36,9 @@ def test_on_sparse_gradients_every_row_is_its_own_adamw():
     own = [AdamW({"w": row}, config) for row in rows]
     for touched in ([0, 2], [2, 5], [0, 2, 3], [5]):
         values = torch.randn(len(touched), 3, generator=generator, dtype=torch.float64)
-        table.grad = torch.sparse_coo_tensor(torch.tensor([touched]), values, table.shape, is_coalesced=True, check_invariants=False)
+        table.grad = torch.sparse_coo_tensor(
+            torch.tensor([touched]), values, table.shape, is_coalesced=True, check_invariants=False
+        )
         optimizer.step(0.05)
         for row, value in zip(touched, values, strict=True):
             rows[row].grad = value[None].clone()
@@ -48,7 +50,9 @@ def test_untouched_rows_keep_every_bit():
     table = torch.nn.Parameter(torch.randn(6, 3, generator=torch.Generator().manual_seed(2)))
     before = table.detach().clone()
     optimizer = AdamW({"w": table}, OptimizerConfig(weight_decay=0.5))
-    table.grad = torch.sparse_coo_tensor(torch.tensor([[1, 4]]), torch.ones(2, 3), table.shape, is_coalesced=True, check_invariants=False)
+    table.grad = torch.sparse_coo_tensor(
+        torch.tensor([[1, 4]]), torch.ones(2, 3), table.shape, is_coalesced=True, check_invariants=False
+    )
     optimizer.step(0.1)
     assert torch.equal(table.detach()[[0, 2, 3, 5]], before[[0, 2, 3, 5]])
     assert (table.detach()[[1, 4]] != before[[1, 4]]).all()
