@@ -204,7 +204,7 @@ def batch_triplet(rows: Tensor, labels: Tensor, *, margin: float | None, mining:
         else:
             each = []
             for p in near:
-                beyond = [n for n in far if float(n) > float(p)]
+                beyond = [n for n in far if float(n.detach()) > float(p.detach())]
                 each.append(hinge(p - (torch.stack(beyond).min() if beyond else torch.stack(far).max())))
             losses.append(torch.stack(each).mean())
     return torch.stack(losses)
@@ -227,7 +227,7 @@ def gist(
     b, losses = len(queries), []
     for i in range(b):
         own = guide_q[i] @ guide_c[i]
-        limit = float(own - (abs(own) * margin if relative else margin))
+        limit = float(own.detach() - (abs(own.detach()) * margin if relative else margin))
         terms = [
             queries[i] @ candidates[j] / temperature
             for j in range(len(candidates))
@@ -287,4 +287,22 @@ def margin_classes(rows: Tensor, prototypes: Tensor, labels: Tensor, *, margin: 
             continue
         mine = cosines[own] - margin if kind == "cos" else torch.cos(torch.acos(cosines[own]) + margin)
         losses.append(log_sum([mine / temperature, *(c / temperature for c in others)]) - mine / temperature)
+    return torch.stack(losses)
+
+
+def pairwise_logistic(similarities: Tensor, scores: Tensor, *, temperature: float) -> Tensor:
+    """RankNet's cost (Burges 2005, eq. 3) where the order is certain, the mean over ordered pairs."""
+    count = len(scores)
+    ordered = [(i, j) for i in range(count) for j in range(count) if float(scores[i]) > float(scores[j])]
+    terms = [torch.log(1 + torch.exp((similarities[j] - similarities[i]) / temperature)) for i, j in ordered]
+    return torch.stack(terms).mean()
+
+
+def list_mle(queries: Tensor, candidates: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
+    """ListMLE (Xia 2008): candidates drawn one after another without return."""
+    losses = []
+    for i in range(len(queries)):
+        order = sorted(range(candidates.shape[1]), key=lambda k: (-float(teacher[i, k]), k))
+        logits = [queries[i] @ candidates[i, k] / temperature for k in order]
+        losses.append(sum((log_sum(logits[place:]) - logits[place] for place in range(len(logits))), torch.zeros(())))
     return torch.stack(losses)

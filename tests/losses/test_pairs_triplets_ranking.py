@@ -91,6 +91,31 @@ def test_cosent_equals_the_double_sum_with_ties_left_out(seed, count, grades, te
     )
 
 
+@settings(max_examples=30, deadline=None)
+@given(seed=SEEDS, count=st.integers(2, 10), temperature=st.floats(0.05, 1), slab=SLABS)
+def test_pairwise_logistic_and_list_mle_equal_the_loops(seed, count, temperature, slab):
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randint(0, 3, (count,), generator=generator).double()
+    a, b = rows(count, 5, seed), rows(count, 5, seed + 1)
+    if bool((scores != scores[0]).any()):
+        both(
+            lambda a, b: losses.pairwise_logistic(a, b, scores, temperature=temperature, rows_per_slab=slab),
+            lambda a, b: reference.pairwise_logistic(
+                (F.normalize(a, dim=1) * F.normalize(b, dim=1)).sum(1), scores, temperature=temperature
+            ),
+            a,
+            b,
+        )
+    teacher = torch.randint(0, 4, (count, 4), generator=generator).double()
+    candidates = rows(count * 4, 5, seed + 2).reshape(count, 4, 5)
+    both(
+        lambda q, c: losses.list_mle(q, c, teacher, temperature=temperature),
+        lambda q, c: reference.list_mle(q, c, teacher, temperature=temperature),
+        a,
+        candidates,
+    )
+
+
 @settings(max_examples=50, deadline=None)
 @given(seed=SEEDS, extra=st.integers(0, 4), margin=st.floats(-0.2, 0.4), relative=st.booleans(), slab=SLABS)
 def test_gist_equals_the_loops_and_the_guide_gets_no_gradient(seed, extra, margin, relative, slab):
@@ -188,6 +213,8 @@ def test_rows_at_distance_zero_have_finite_gradients():
         (lambda: losses.cosine_regression(Q * 0, P, SCORES), "zeros"),
         (lambda: losses.cosent(Q, P, torch.ones(4)), "all 4 are equal"),
         (lambda: losses.cosent(Q, P, SCORES, temperature=0), "temperature"),
+        (lambda: losses.pairwise_logistic(Q, P, torch.ones(4)), "all 4 are equal"),
+        (lambda: losses.list_mle(Q, torch.stack([P, N], dim=1), torch.ones(3, 2)), "teacher_scores"),
         (lambda: losses.batch_triplet(Q, torch.tensor([0, 0, 0, 1])), "row 3 has no positive"),
         (lambda: losses.batch_triplet(Q, torch.tensor([0, 0, 0, 0])), "none has a negative"),
         (lambda: losses.batch_triplet(Q, torch.tensor([0, 0, 1, 1]), mining="easy"), "mining"),

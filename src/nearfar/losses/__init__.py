@@ -1,13 +1,13 @@
 """Losses: pure functions of rows that return one number per row (or say that they are one scalar), each naming its paper."""
 
 from nearfar.losses.composed import matryoshka, symmetric, weighted
-from nearfar.losses.distillation import embedding_mse, margin_mse, score_kl
+from nearfar.losses.distillation import embedding_mse, list_mle, margin_mse, score_kl
 from nearfar.losses.guided import gist
 from nearfar.losses.info_nce import info_nce
 from nearfar.losses.no_negatives import alignment, barlow_twins, uniformity, vicreg
 from nearfar.losses.pairs import contrastive, cosine_regression, online_contrastive
 from nearfar.losses.prototypes import arc_face, cos_face, proxy_nca, softmax_classes
-from nearfar.losses.ranking import angle, cosent
+from nearfar.losses.ranking import angle, cosent, pairwise_logistic
 from nearfar.losses.softmax import debiased, decoupled, hardness_weighted, smoothed, sup_con
 from nearfar.losses.triplets import batch_triplet, triplet
 from nearfar.losses.two_views import clip, nt_xent, siglip
@@ -29,10 +29,12 @@ __all__ = [
     "gist",
     "hardness_weighted",
     "info_nce",
+    "list_mle",
     "margin_mse",
     "matryoshka",
     "nt_xent",
     "online_contrastive",
+    "pairwise_logistic",
     "proxy_nca",
     "score_kl",
     "siglip",

@@ -37,15 +37,25 @@ def score_kl(
     temperature: float = 1.0,
 ) -> Float[Tensor, " b"]:
     """KL(teacher || student) of the softmax over each query's k candidates, times temperature squared (Hinton 2015, section 2.1)."""
-    refuse_bad_rows(queries=queries, candidates=candidates.flatten(0, 1))
-    if candidates.ndim != 3 or candidates.shape[1] < 2 or teacher_scores.shape != candidates.shape[:2]:
-        raise BadInput(
-            f"teacher_scores: expected [queries, candidates] with 2 or more candidates, found {tuple(teacher_scores.shape)} "
-            f"beside candidates {tuple(candidates.shape)}."
-        )
-    student = (torch.einsum("bd,bkd->bk", queries, candidates) / temperature).log_softmax(dim=1)
+    student = (_student(queries, candidates, teacher_scores) / temperature).log_softmax(dim=1)
     teacher = (teacher_scores.detach() / temperature).log_softmax(dim=1)
     return (teacher.exp() * (teacher - student)).sum(dim=1) * temperature**2
+
+
+def list_mle(
+    queries: Float[Tensor, "b d"],
+    candidates: Float[Tensor, "b k d"],
+    teacher_scores: Float[Tensor, "b k"],
+    *,
+    temperature: float = 1.0,
+) -> Float[Tensor, " b"]:
+    """Minus the log-probability of the teacher's order under the student's scores (Xia 2008, ListMLE; the Plackett-Luce model).
+
+    The first is drawn by softmax among all k candidates, the second among the rest, and so on. Equal teacher scores keep their order.
+    """
+    student = _student(queries, candidates, teacher_scores) / temperature
+    ordered = student.gather(1, teacher_scores.argsort(dim=1, descending=True, stable=True))
+    return (ordered.flip(1).logcumsumexp(dim=1).flip(1) - ordered).sum(dim=1)
 
 
 def embedding_mse(rows: Float[Tensor, "b d"], teacher_rows: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
@@ -54,3 +64,19 @@ def embedding_mse(rows: Float[Tensor, "b d"], teacher_rows: Float[Tensor, "b d"]
     if rows.shape != teacher_rows.shape:
         raise BadInput(f"teacher_rows: expected {tuple(rows.shape)}, found {tuple(teacher_rows.shape)}.")
     return (rows - teacher_rows.detach()).square().mean(dim=1)
+
+
+def _student(queries: Tensor, candidates: Tensor, teacher_scores: Tensor) -> Tensor:
+    """Dot products [b, k] of each query with its own candidates."""
+    if (
+        candidates.ndim != 3
+        or candidates.shape[1] < 2
+        or len(candidates) != len(queries)
+        or teacher_scores.shape != candidates.shape[:2]
+    ):
+        raise BadInput(
+            f"teacher_scores: expected [queries, candidates] with 2 or more candidates, found {tuple(teacher_scores.shape)} "
+            f"beside candidates {tuple(candidates.shape)} and {len(queries)} queries."
+        )
+    refuse_bad_rows(queries=queries, candidates=candidates.flatten(0, 1))
+    return torch.einsum("bd,bkd->bk", queries, candidates)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import BadInput
 from nearfar.similarity.distances import refuse_bad_rows, unit
+from nearfar.similarity.slabs import row_losses
+from nearfar.types import SlabTargets
 
 
 def cosent(
@@ -38,7 +41,35 @@ def angle(
     return _in_order((real + imaginary).abs(), scores, temperature)
 
 
-def _in_order(similarities: Tensor, scores: Tensor, temperature: float | Tensor) -> Tensor:
+def pairwise_logistic(
+    a: Float[Tensor, "b d"],
+    b: Float[Tensor, "b d"],
+    scores: Float[Tensor, " b"],
+    *,
+    temperature: float | Tensor = 0.05,
+    rows_per_slab: int | None = None,
+) -> Float[Tensor, ""]:
+    """Mean over score_i > score_j of log(1 + exp((cos_j - cos_i) / temperature)): one scalar (Burges 2005, RankNet, its cost at certainty).
+
+    Over slabs: no b x b. Where `cosent` is ruled by the worst pair, here every pair counts. Raises `BadInput` as `cosent`.
+    """
+    refuse_bad_rows(a=a, b=b)
+    similarities = (unit(a) * unit(b)).sum(dim=1)
+    _check_scores(similarities, scores, temperature)
+    one = torch.ones_like(similarities)
+    # the engine multiplies rows: (1, -cos_i) . (cos_j, 1) = cos_j - cos_i
+    left, right = torch.stack([one, -similarities], dim=1), torch.stack([similarities, one], dim=1)
+
+    def loss(logits: Tensor, slab: SlabTargets) -> Tensor:
+        below = scores[slab.start : slab.start + len(logits), None] > scores
+        return torch.where(below, F.softplus(logits), 0.0).sum(dim=1)
+
+    _, counts = scores.unique(return_counts=True)
+    pairs = (len(scores) ** 2 - int(counts.square().sum())) // 2
+    return row_losses(loss, left, right, temperature=temperature, rows_per_slab=rows_per_slab).sum() / pairs
+
+
+def _check_scores(similarities: Tensor, scores: Tensor, temperature: float | Tensor) -> None:
     if scores.shape != similarities.shape:
         raise BadInput(f"scores: expected {len(similarities)} numbers, found shape {tuple(scores.shape)}.")
     if not bool(torch.isfinite(scores.to(torch.float64)).all()):
@@ -49,6 +80,10 @@ def _in_order(similarities: Tensor, scores: Tensor, temperature: float | Tensor)
         raise BadInput(
             f"scores: all {len(scores)} are equal, so no pair is above another. Use a larger batch, or another loss."
         )
+
+
+def _in_order(similarities: Tensor, scores: Tensor, temperature: float | Tensor) -> Tensor:
+    _check_scores(similarities, scores, temperature)
     ordered, order = scores.sort()
     logits = similarities[order] / temperature
     # suffix[k] = log sum over i >= k of exp(-logit_i); nothing lies beyond the end
