@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nearfar.types import Targets
 
@@ -64,3 +65,22 @@ def has_lonely_row(problem: Problem) -> bool:
         if all(reference.left_out(problem.targets, i, j, positive) for j in others):
             return True
     return False
+
+
+class CountMultiplies(TorchDispatchMode):
+    """How many matrix multiplies of n columns or rows run while this is on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.products = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.products += func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_)
+        return func(*args, **(kwargs or {}))
+
+
+def count_multiplies(call) -> int:
+    """The matrix multiplies that `call()` makes."""
+    with CountMultiplies() as count:
+        call()
+    return count.products

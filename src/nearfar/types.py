@@ -105,7 +105,8 @@ class Targets:
     Row i's own positive is column `positive[i]` (default: column i). Any other column j is left out of row i when it is
     known not to be a negative: it has the row's group (`row_groups[i] == column_groups[j] >= 0`), or it is the same item
     as the row's own positive (`column_items[j] == column_items[positive[i]] >= 0`), or the same item as the row itself
-    (`row_items[i] == column_items[j] >= 0`). Ids below zero match nothing. All ids are int64.
+    (`row_items[i] == column_items[j] >= 0`), or it is another row's own negative (`column_owners[j] >= 0` and not i). Ids below
+    zero match nothing: a column of owner -1 is everyone's. All ids are int64. Columns are candidates, then those of a memory.
     """
 
     positive: Int[Tensor, " b"] | None = None
@@ -113,12 +114,14 @@ class Targets:
     column_groups: Int[Tensor, " n"] | None = None
     row_items: Int[Tensor, " b"] | None = None
     column_items: Int[Tensor, " n"] | None = None
+    column_owners: Int[Tensor, " n"] | None = None
 
     def slab(self, start: int, stop: int) -> SlabTargets:
         """The positives and the valid mask of rows `start:stop`; no mask where nothing is left out."""
         import torch
 
-        device = next((t.device for t in (self.positive, self.row_groups, self.column_items) if t is not None), None)
+        known = (self.positive, self.row_groups, self.column_items, self.column_owners)
+        device = next((t.device for t in known if t is not None), None)
         positive = torch.arange(start, stop, device=device) if self.positive is None else self.positive[start:stop]
         left_out: torch.Tensor | None = None
         matches: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -131,6 +134,10 @@ class Targets:
         for rows, cols in matches:
             same = (rows[:, None] == cols[None, :]) & (rows[:, None] >= 0)
             left_out = same if left_out is None else left_out.logical_or_(same)
+        if self.column_owners is not None:
+            here = torch.arange(start, stop, device=self.column_owners.device)
+            others = (self.column_owners[None, :] != here[:, None]) & (self.column_owners >= 0)
+            left_out = others if left_out is None else left_out.logical_or_(others)
         if left_out is None:
             return SlabTargets(positive, None, start)
         left_out[torch.arange(stop - start, device=left_out.device), positive] = False

@@ -1,4 +1,4 @@
-"""A guide model says which negatives are none: columns it finds nearer than the positive are left out.
+"""A guide model says which negatives are none: columns it finds nearer than the positive are left out, or count less.
 
 Solatorio 2024, "GISTEmbed: Guided In-sample Selection of Training Negatives" (arXiv 2402.16829).
 """
@@ -6,15 +6,16 @@ Solatorio 2024, "GISTEmbed: Guided In-sample Selection of Training Negatives" (a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, Unpack, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import BadInput
-from nearfar.similarity.partitions import Keep, log_partitions
-from nearfar.similarity.slabs import check_problem
+from nearfar.similarity.partitions import Keep, row_partitions
+from nearfar.similarity.products import slab_dtype
+from nearfar.similarity.slabs import SlabOptions, check_problem
 from nearfar.types import Targets
 
 Contrast = Literal["candidates", "queries", "positives"]
@@ -30,16 +31,20 @@ def gist(
     temperature: float | Tensor = 0.01,
     margin: float = 0.0,
     relative: bool = False,
+    softness: float = 0.0,
     contrast: Sequence[Contrast] = get_args(Contrast),
-    rows_per_slab: int | None = None,
+    **slabs: Unpack[SlabOptions],
 ) -> Float[Tensor, " b"]:
     """InfoNCE over candidates, other queries and other positives, less what the guide finds too near (Solatorio 2024, section 3).
 
     Row i belongs to column i; candidates beyond row b are hard negatives. A column is left out where the guide's similarity exceeds its
-    similarity of query i and positive i less `margin` (times that similarity's absolute value where `relative`). The positive never is.
-    Pass unit rows of both models; the guide's get no gradient. The guide's similarities exist a slab at a time.
+    similarity of query i and positive i less `margin` (times that similarity's absolute value where `relative`). With a `softness` above 0 it
+    is not left out but counts sigmoid((threshold - similarity) / softness) instead of once: the mask is the limit of softness 0. The positive counts
+    once whatever the guide says. Pass unit rows of both models; the guide's get no gradient. The guide's similarities exist a slab at a time.
     """
-    knob = check_problem(queries, candidates, Targets(), temperature=temperature, rows_per_slab=rows_per_slab)
+    weights, precision = slabs.get("weights"), slabs.get("precision")
+    rows_per_slab = slabs.get("rows_per_slab")
+    knob = check_problem(queries, candidates, Targets(), temperature=temperature, weights=weights, rows_per_slab=rows_per_slab)
     check_problem(guide_queries, guide_candidates, Targets(), temperature=1.0)
     if len(guide_queries) != len(queries) or len(guide_candidates) != len(candidates):
         raise BadInput(
@@ -48,7 +53,11 @@ def gist(
         )
     if not contrast or set(contrast) - set(get_args(Contrast)):
         raise BadInput(f"contrast: found {tuple(contrast)}. Choose one or more of {', '.join(get_args(Contrast))}.")
+    if not 0 <= softness < float("inf"):
+        raise BadInput(f"softness: expected 0 (a mask) or more, in units of the guide's similarity, found {softness}.")
     b = len(queries)
+    if b < 2 and (len(candidates) < 2 or "candidates" not in contrast):
+        raise BadInput("queries: row 0 has no negative (a batch of 1). Use a batch of at least 2, or add hard negatives.")
     own = torch.arange(b, device=queries.device)
     guide_q, guide_c = guide_queries.detach(), guide_candidates.detach()
     positives = (guide_q * guide_c[:b]).sum(dim=1)
@@ -56,24 +65,28 @@ def gist(
 
     def guided(rows: Tensor, columns: Tensor, *, keeps_own: bool) -> Keep:
         def keep(start: int, stop: int) -> Tensor:
-            kept = rows[start:stop] @ columns.T <= threshold[start:stop, None]
+            above = rows[start:stop] @ columns.T - threshold[start:stop, None]
+            kept = torch.sigmoid(-above / softness) if softness else above <= 0
             kept[torch.arange(stop - start, device=kept.device), own[start:stop]] = keeps_own
             return kept
 
         return keep
 
     blocks = {
-        "candidates": (queries, candidates, guided(guide_q, guide_c, keeps_own=True)),
-        "queries": (queries, queries, guided(guide_q, guide_q, keeps_own=False)),
-        "positives": (candidates[:b], candidates[:b], guided(guide_c[:b], guide_c[:b], keeps_own=False)),
+        "candidates": (queries, candidates, own, guided(guide_q, guide_c, keeps_own=True)),
+        "queries": (queries, queries, None, guided(guide_q, guide_q, keeps_own=False)),
+        "positives": (candidates[:b], candidates[:b], None, guided(guide_c[:b], guide_c[:b], keeps_own=False)),
     }
-    logits = (queries * candidates[:b]).sum(dim=1) / knob
+    wide = knob.dtype
+    logits = (queries.to(wide) * candidates[:b].to(wide)).sum(dim=1) / knob
+    dtype = slab_dtype(queries, precision)
     parts = [
-        log_partitions(rows, columns, keep, temperature=knob, rows_per_slab=rows_per_slab).rows
-        for name, (rows, columns, keep) in blocks.items()
+        row_partitions(rows, columns, of_own, keep, temperature=knob, rows_per_slab=rows_per_slab, dtype=dtype)
+        for name, (rows, columns, of_own, keep) in blocks.items()
         if name in contrast
     ]
     # the positive stands below the line once, whatever is contrasted
     if "candidates" not in contrast:
         parts.append(logits)
-    return torch.stack(parts).logsumexp(dim=0) - logits
+    losses = torch.stack(parts).logsumexp(dim=0) - logits
+    return losses if weights is None else losses * weights.to(losses)

@@ -2,6 +2,10 @@
 
 van den Oord, Li and Vinyals 2018, "Representation Learning with Contrastive Predictive Coding" (arXiv 1807.03748), equation 4;
 as "multiple negatives ranking" in Henderson 2017 (arXiv 1705.00652), equation 5.
+
+Decisions. Exponentials are taken of logit less the positive's logit, which the multiply itself subtracts: no pass for the row's maximum, and a
+sum that cannot vanish. The positive stands apart, in the wide dtype: with x the log-odds of all negatives against it, the loss is
+log(1 + e^x) and its pull 1 / (1 + e^-x), exact where the loss is tiny. What remains of a slab is one exponential and one sum.
 """
 
 from __future__ import annotations
@@ -14,12 +18,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import BadInput
-from nearfar.similarity.partitions import Keep, LogPartitions, log_partitions
+from nearfar.similarity.exponentials import exponentials
+from nearfar.similarity.partitions import Keep, log_partitions, row_partitions
+from nearfar.similarity.products import Precision, Products, slab_dtype
 from nearfar.similarity.slabs import (
     Needs,
     SlabGradients,
     check_problem,
     differentiate_slabs,
+    per_row,
     refuse_lonely_rows,
     slab_ranges,
     slab_rows,
@@ -38,16 +45,19 @@ def info_nce(
     temperature: float | Tensor = 0.05,
     directions: Sequence[Direction] = ("query_to_candidate",),
     partition: Literal["per_direction", "joint"] = "per_direction",
+    memory: Float[Tensor, "m d"] | None = None,
     weights: Float[Tensor, " b"] | None = None,
     rows_per_slab: int | None = None,
+    precision: Precision | None = None,
 ) -> Float[Tensor, " b"]:
     """Cross-entropy of each row's positive among all its candidates, in nats (van den Oord 2018, eq. 4).
 
-    Similarity is the dot product (pass unit rows for cosine) over `temperature`, a number or a learnable scalar tensor. Row i of
-    `queries` belongs to column i unless `targets` says otherwise; candidates beyond row b are hard negatives of every row;
-    columns that `targets` leaves out are not below the line. `weights` [b] multiply the rows' losses. Equal to the dense
-    formula at any `rows_per_slab` (default: what fits 64 MiB). Time O(b n d) in three multiplies, memory O((b + n) d) and one
-    slab. Raises `BadInput` naming the argument and the row.
+    Similarity is the dot product (pass unit rows for cosine) over `temperature`: a number, a learnable scalar tensor, or one per row [b]. Row i
+    of `queries` belongs to column i unless `targets` says otherwise; candidates beyond row b are hard negatives of every row, and `memory` holds
+    further negatives that take no gradient (a queue); columns that `targets` leaves out are not below the line. `weights` [b] multiply the rows'
+    losses. Equal to the dense formula at any `rows_per_slab` (default: what fits 64 MiB). `precision` "bfloat16" multiplies in bfloat16 and
+    sums in float32, as it does by default for bfloat16 rows and under autocast. Time O(b n d) in three multiplies, memory O((b + n) d) and
+    one slab. Raises `BadInput` naming the argument and the row.
 
     `directions` says what each pair is contrasted with: its query with the candidates, its candidate with the queries, its query with
     the other queries, its candidate with the other candidates. `per_direction` is the mean of one cross-entropy each (CLIP's form,
@@ -55,16 +65,65 @@ def info_nce(
     the positive stands once per direction between queries and candidates. The first two together cost four multiplies.
     """
     targets = targets if targets is not None else Targets()
-    knob = check_problem(queries, candidates, targets, temperature=temperature, weights=weights, rows_per_slab=rows_per_slab)
-    if tuple(directions) != ("query_to_candidate",):
-        parts = _partitions(queries, candidates, targets, knob, directions, rows_per_slab)
+    one_way = tuple(directions) == ("query_to_candidate",)
+    if one_way:
+        queries, temperature = per_row(queries, temperature)
+    knob = check_problem(
+        queries, candidates, targets, temperature=temperature, memory=memory, weights=weights, rows_per_slab=rows_per_slab
+    )
+    dtype = slab_dtype(queries, precision)
+    if not one_way:
+        if memory is not None:
+            raise BadInput(f"memory: found with directions {tuple(directions)}. A memory serves query_to_candidate alone.")
+        parts = _partitions(queries, candidates, targets, knob, directions, rows_per_slab, dtype)
         return _over_partitions(parts, queries, candidates, targets, knob, partition, weights)
-    per_slab = rows_per_slab or slab_rows(len(candidates), element_size=queries.element_size())
+    n = len(candidates) + (0 if memory is None else len(memory))
+    per_slab = rows_per_slab or slab_rows(n, element_size=dtype.itemsize, device=queries.device)
 
     def run(q: Tensor, c: Tensor, t: Tensor, w: Tensor | None, needs: Needs) -> SlabGradients:
-        return _run(q, c, t, w, needs, targets, min(per_slab, len(q)))
+        columns = c if memory is None else torch.cat([c, memory.detach().to(c)])
+        return _run(q, Products(q, columns, dtype, grad_columns=len(c)), c, t, w, needs, targets, min(per_slab, len(q)))
 
     return differentiate_slabs(run, queries, candidates, knob, weights)
+
+
+def _run(
+    q: Tensor, products: Products, c: Tensor, t: Tensor, w: Tensor | None, needs: Needs, targets: Targets, per_slab: int
+) -> SlabGradients:
+    """All slabs, with one buffer for every slab's exponentials in turn."""
+    scale, wide, n = 1.0 / float(t), products.wide, products.columns
+    buffer = torch.empty(per_slab, n, dtype=products.dtype, device=q.device)
+    reach = products.reach(scale)
+    rows = q.new_empty(len(q), dtype=wide)
+    grad_q = torch.empty_like(q, dtype=wide) if needs[0] else None
+    grad_c = torch.zeros_like(c, dtype=wide) if needs[1] else None
+    grad_t = torch.zeros_like(t) if needs[2] else None
+    for start, stop in slab_ranges(len(q), per_slab):
+        slab = targets.slab(start, stop)
+        refuse_lonely_rows(slab.valid, start, n)
+        own = slab.positive.to(q.device)
+        queries, positives = q[start:stop].to(wide), c[own].to(wide)
+        positive = (queries * positives).sum(dim=1).mul_(scale)
+        e = exponentials(products, start, stop, scale, positive, own, slab.valid, reach, out=buffer[: stop - start])
+        odds = e.shift - positive + e.total.log()  # log of the negatives' sum over the positive's exponential
+        rows[start:stop] = torch.logaddexp(odds, torch.zeros_like(odds))
+        if not any(needs):
+            continue
+        share = odds.sigmoid()
+        # the softmax of a negative is its exponential times this; where none is left there is nothing to multiply
+        each = torch.where(e.total > 0, share / e.total, 0.0)
+        if w is not None:
+            share, each = share * w[start:stop], each * w[start:stop]
+        if grad_q is not None or grad_t is not None:
+            pull = products.to_queries(e.matrix).mul_(each[:, None]).addcmul_(share[:, None], positives, value=-1).mul_(scale)
+            if grad_t is not None:  # a logit is q . c / t, so d loss / d t = -q . (d loss / d q) / t
+                grad_t -= (pull * queries).sum() * scale
+            if grad_q is not None:
+                grad_q[start:stop] = pull
+        if grad_c is not None:
+            products.to_candidates(e.matrix, queries * (each * scale)[:, None], grad_c)
+            grad_c.index_add_(0, own, queries * (share * -scale)[:, None])
+    return SlabGradients(rows, grad_q, grad_c, grad_t)
 
 
 def _partitions(
@@ -74,6 +133,7 @@ def _partitions(
     temperature: Tensor,
     directions: Sequence[Direction],
     rows_per_slab: int | None,
+    dtype: torch.dtype,
 ) -> list[Tensor]:
     """The log-partition of each row in each direction."""
     unknown = [name for name in directions if name not in get_args(Direction)]
@@ -84,31 +144,34 @@ def _partitions(
     found: list[Tensor] = []
     positive = torch.arange(len(queries), device=queries.device) if targets.positive is None else targets.positive
 
-    def add(rows: Tensor, columns: Tensor, keep: Keep) -> LogPartitions:
-        return log_partitions(rows, columns, keep, temperature=temperature, rows_per_slab=rows_per_slab)
+    def across(start: int, stop: int) -> Tensor | None:
+        slab = targets.slab(start, stop)
+        refuse_lonely_rows(slab.valid, start, len(candidates))
+        return slab.valid
 
-    if "query_to_candidate" in directions or "candidate_to_query" in directions:
+    def alike(rows: Tensor, columns: Tensor, keep: Keep) -> Tensor:
+        return row_partitions(rows, columns, None, keep, temperature=temperature, rows_per_slab=rows_per_slab, dtype=dtype)
 
-        def across(start: int, stop: int) -> Tensor | None:
-            slab = targets.slab(start, stop)
-            refuse_lonely_rows(slab.valid, start, len(candidates))
-            return slab.valid
-
-        rows, columns = add(queries, candidates, across)
-        found += [rows] if "query_to_candidate" in directions else []
-        found += [columns[positive]] if "candidate_to_query" in directions else []
+    if "candidate_to_query" in directions:
+        rows, columns = log_partitions(
+            queries, candidates, positive, across, temperature=temperature, rows_per_slab=rows_per_slab, dtype=dtype
+        )
+        found += [rows, columns] if "query_to_candidate" in directions else [columns]
+    elif "query_to_candidate" in directions:
+        found.append(
+            row_partitions(
+                queries, candidates, positive, across, temperature=temperature, rows_per_slab=rows_per_slab, dtype=dtype
+            )
+        )
     own_items = None if targets.column_items is None else targets.column_items[positive]
     if "query_to_query" in directions:
-        found.append(
-            add(
-                queries, queries, _others(positive, positive, own_items, targets.row_groups, own_items, targets.row_groups)
-            ).rows
-        )
+        keep = _others(positive, positive, own_items, targets.row_groups, own_items, targets.row_groups)
+        found.append(alike(queries, queries, keep))
     if "candidate_to_candidate" in directions:
         every = torch.arange(len(candidates), device=queries.device)
         groups = None if targets.column_groups is None else targets.column_groups[positive]
-        keep = _others(positive, every, own_items, groups, targets.column_items, targets.column_groups)
-        found.append(add(candidates[positive], candidates, keep).rows)
+        keep = _others(positive, every, own_items, groups, targets.column_items, targets.column_groups, targets.column_owners)
+        found.append(alike(candidates[positive], candidates, keep))
     return found
 
 
@@ -119,14 +182,17 @@ def _others(
     groups: Tensor | None,
     column_items: Tensor | None,
     column_groups: Tensor | None,
+    owners: Tensor | None = None,
 ) -> Keep:
-    """All columns but the row's own and what is the same item or of the same group."""
+    """All columns but the row's own, what is the same item or of the same group, and other rows' own negatives."""
 
     def keep(start: int, stop: int) -> Tensor:
         left_out = own[start:stop, None] == columns
         for rows, others in ((items, column_items), (groups, column_groups)):
             if rows is not None and others is not None:
                 left_out |= (rows[start:stop, None] == others) & (rows[start:stop, None] >= 0)
+        if owners is not None:
+            left_out |= (owners != torch.arange(start, stop, device=owners.device)[:, None]) & (owners >= 0)
         return ~left_out
 
     return keep
@@ -144,7 +210,8 @@ def _over_partitions(
     if partition not in ("per_direction", "joint"):
         raise BadInput(f"partition: found {partition!r}. Choose per_direction or joint.")
     positives = candidates[: len(queries)] if targets.positive is None else candidates[targets.positive]
-    logits = (queries * positives).sum(dim=1) / temperature
+    wide = temperature.dtype
+    logits = (queries.to(wide) * positives.to(wide)).sum(dim=1) / temperature
     stacked = torch.stack(list(parts))
     empty = stacked == -torch.inf
     lonely = (empty.all(dim=0) if partition == "joint" else empty.any(dim=0)).nonzero()
@@ -154,38 +221,3 @@ def _over_partitions(
         )
     losses = (stacked.logsumexp(dim=0) if partition == "joint" else stacked.mean(dim=0)) - logits
     return losses if weights is None else losses * weights
-
-
-def _run(q: Tensor, c: Tensor, t: Tensor, w: Tensor | None, needs: Needs, targets: Targets, per_slab: int) -> SlabGradients:
-    """All slabs, with one buffer for every slab's logits, exponentials and gradient in turn."""
-    n, inverse = len(c), 1.0 / float(t.detach())
-    buffer = q.new_empty(per_slab, n)
-    rows = q.new_empty(len(q))
-    grad_q = torch.empty_like(q) if needs[0] else None
-    grad_c = torch.zeros_like(c) if needs[1] else None
-    grad_t = torch.zeros_like(t) if needs[2] else None
-    for start, stop in slab_ranges(len(q), per_slab):
-        slab = targets.slab(start, stop)
-        refuse_lonely_rows(slab.valid, start, n)
-        own = slab.positive.to(q.device)[:, None]
-        p = torch.mm(q[start:stop] * inverse, c.T, out=buffer[: stop - start])  # logits [r, n]
-        if slab.valid is not None:
-            p.masked_fill_(~slab.valid, -torch.inf)
-        positive = p.gather(1, own)[:, 0]
-        top = p.amax(dim=1, keepdim=True)
-        total = p.sub_(top).exp_().sum(dim=1)  # the buffer holds exponentials from here
-        rows[start:stop] = total.log() + top[:, 0] - positive
-        if not any(needs):
-            continue
-        upstream = 1.0 if w is None else w[start:stop]
-        p.mul_((upstream / total)[:, None])
-        p.scatter_add_(1, own, (-torch.ones_like(total) * upstream)[:, None])  # softmax - one-hot, times the upstream weight
-        if grad_q is not None or grad_t is not None:
-            pull = torch.mm(p, c).mul_(inverse)
-            if grad_t is not None:  # a logit is q . c / t, so d loss / d t = -q . (d loss / d q) / t
-                grad_t -= (pull * q[start:stop]).sum() * inverse
-            if grad_q is not None:
-                grad_q[start:stop] = pull
-        if grad_c is not None:
-            grad_c.addmm_(p.T, q[start:stop], alpha=inverse)
-    return SlabGradients(rows, grad_q, grad_c, grad_t)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from nearfar.errors import BadInput
 from nearfar.losses.info_nce import info_nce
-from nearfar.similarity.slabs import check_problem, row_losses
+from nearfar.similarity.slabs import SlabOptions, check_problem, row_losses
 from nearfar.types import SlabTargets, Targets
 
 
@@ -19,7 +21,7 @@ def clip(
     targets: Targets | None = None,
     *,
     temperature: float | Tensor = 0.07,
-    rows_per_slab: int | None = None,
+    **slabs: Unpack[SlabOptions],
 ) -> Float[Tensor, " b"]:
     """Mean of the cross-entropies of both directions, per pair, in nats (Radford 2021, arXiv 2103.00020, figure 3).
 
@@ -27,7 +29,7 @@ def clip(
     """
     _refuse_unequal(a, b)
     both = ("query_to_candidate", "candidate_to_query")
-    return info_nce(a, b, targets, temperature=temperature, directions=both, rows_per_slab=rows_per_slab)
+    return info_nce(a, b, targets, temperature=temperature, directions=both, **slabs)
 
 
 def nt_xent(
@@ -35,7 +37,7 @@ def nt_xent(
     view2: Float[Tensor, "b d"],
     *,
     temperature: float | Tensor = 0.5,
-    rows_per_slab: int | None = None,
+    **slabs: Unpack[SlabOptions],
 ) -> Float[Tensor, " 2*b"]:
     """Cross-entropy of the other view among the 2b - 1 other rows (Chen 2020, SimCLR, arXiv 2002.05709, eq. 1): 2b losses in nats.
 
@@ -46,7 +48,7 @@ def nt_xent(
     every = torch.arange(2 * b, device=rows.device)
     # a row is the same item as its own column, so it is left out
     targets = Targets(every.roll(b), row_items=every, column_items=every)
-    return info_nce(rows, rows, targets, temperature=temperature, rows_per_slab=rows_per_slab)
+    return info_nce(rows, rows, targets, temperature=temperature, **slabs)
 
 
 def siglip(
@@ -56,7 +58,7 @@ def siglip(
     *,
     temperature: float | Tensor = 0.1,
     bias: float | Tensor = -10.0,
-    rows_per_slab: int | None = None,
+    **slabs: Unpack[SlabOptions],
 ) -> Float[Tensor, " b"]:
     """Sum over columns of -log sigmoid(y (a . b / temperature + bias)), y = 1 for the positive, else -1 (Zhai 2023, arXiv 2303.15343).
 
@@ -67,10 +69,12 @@ def siglip(
     shift = bias if isinstance(bias, Tensor) else torch.tensor(float(bias), dtype=a.dtype, device=a.device)
     if shift.numel() != 1:
         raise BadInput(f"bias: expected one number, found shape {tuple(shift.shape)}.")
-    # the bias is one more dimension, times one: the engine needs to know nothing of it
-    rows = torch.cat([a / knob, shift.reshape(1, 1).to(a).expand(len(a), 1)], dim=1)
-    columns = torch.cat([b, b.new_ones(len(b), 1)], dim=1)
-    return row_losses(_sigmoid_rows, rows, columns, targets, rows_per_slab=rows_per_slab)
+    # the bias is two more dimensions, times one: the engine needs to know nothing of it, and no precision rounds it
+    shift = shift.reshape(1, 1).to(a.device, knob.dtype)
+    coarse = shift.detach().to(torch.bfloat16).to(shift)
+    rows = torch.cat([a / knob, *(x.expand(len(a), 1) for x in (coarse, shift - coarse))], dim=1).to(a.dtype)
+    columns = torch.cat([b, b.new_ones(len(b), 2)], dim=1)
+    return row_losses(_sigmoid_rows, rows, columns, targets, **slabs)
 
 
 def _sigmoid_rows(logits: Tensor, targets: SlabTargets) -> Tensor:

@@ -1,6 +1,16 @@
 """Similarities, a few rows at a time: the slab engine and top-k."""
 
-from nearfar.similarity.slabs import SLAB_BYTES, differentiate_slabs, row_losses, slab_ranges, slab_rows
+from nearfar.similarity.products import Precision
+from nearfar.similarity.slabs import SLAB_BYTES, SlabOptions, differentiate_slabs, row_losses, slab_ranges, slab_rows
 from nearfar.similarity.topk import topk
 
-__all__ = ["SLAB_BYTES", "differentiate_slabs", "row_losses", "slab_ranges", "slab_rows", "topk"]
+__all__ = [
+    "SLAB_BYTES",
+    "Precision",
+    "SlabOptions",
+    "differentiate_slabs",
+    "row_losses",
+    "slab_ranges",
+    "slab_rows",
+    "topk",
+]

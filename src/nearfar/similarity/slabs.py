@@ -10,17 +10,31 @@ representations; Cheng 2024, arXiv 2410.17243, tiles the InfoNCE; this is the sa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import BadInput
+from nearfar.similarity.products import Precision, Products, slab_dtype, wide_dtype
 from nearfar.types import RowLoss, Targets
 
 SLAB_BYTES = 64 << 20
 """Memory of one slab unless told otherwise: 64 MiB, and never more than 1,024 rows (beyond that a multiply gains nothing)."""
+ROW_LOSS_COPIES = 4
+"""How many copies of a slab a row loss is reckoned to make: autograd keeps what it needs of the row loss while it is inside it."""
+
+
+class SlabOptions(TypedDict, total=False):
+    """What every loss over slabs can be told besides its own arguments; none of it changes what is computed."""
+
+    weights: Tensor | None
+    """[b], multiply the rows' losses; they get no gradient."""
+    rows_per_slab: int | None
+    """Rows of the similarity matrix at a time (default: what fits 64 MiB; on a GPU, an eighth of the free memory)."""
+    precision: Precision | None
+    """Of the multiplies: "float32" or "bfloat16" (sums stay in float32). Default: autocast's where it is on, else the rows' own."""
 
 
 class SlabGradients(NamedTuple):
@@ -39,9 +53,20 @@ Run = Callable[[Tensor, Tensor, Tensor, Tensor | None, Needs], SlabGradients]
 """One run over all slabs: (queries, candidates, temperature, weights [b] or None for ones, needs) -> SlabGradients."""
 
 
-def slab_rows(columns: int, *, budget_bytes: int = SLAB_BYTES, element_size: int = 4) -> int:
-    """How many rows of `columns` numbers fit into `budget_bytes`: at least 1, at most 1,024."""
-    return max(1, min(1024, budget_bytes // max(1, columns * element_size)))
+def slab_rows(
+    columns: int, *, budget_bytes: int | None = None, element_size: int = 4, device: torch.device | None = None
+) -> int:
+    """How many rows of `columns` numbers fit into `budget_bytes` (default 64 MiB): at least 1, at most 1,024.
+
+    On a CUDA device the default is an eighth of what is free there, 1 GiB at most, and up to 8,192 rows: its multiplies want more at once.
+    """
+    most = 1024
+    if device is not None and device.type == "cuda":
+        most = 8192
+        if budget_bytes is None:
+            budget_bytes = min(1 << 30, torch.cuda.mem_get_info(device)[0] // 8)
+    budget = SLAB_BYTES if budget_bytes is None else budget_bytes
+    return max(1, min(most, budget // max(1, columns * element_size)))
 
 
 def slab_ranges(rows: int, rows_per_slab: int) -> Iterator[tuple[int, int]]:
@@ -66,8 +91,9 @@ def differentiate_slabs(
             "weights: row weights must not need a gradient. Pass `weights.detach()`, or multiply the row losses yourself."
         )
     if not torch.is_grad_enabled() or not any(t.requires_grad for t in (queries, candidates, temperature)):
-        rows = run(queries.detach(), candidates.detach(), temperature.detach(), None, (False, False, False)).rows
-        return rows if weights is None else rows * weights
+        with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
+            rows = run(queries.detach(), candidates.detach(), temperature.detach(), None, (False, False, False)).rows
+        return rows if weights is None else rows * weights.to(rows)
     return _Slabs.apply(run, queries, candidates, temperature, weights)  # type: ignore[no-any-return]
 
 
@@ -79,7 +105,7 @@ class _Slabs(torch.autograd.Function):
             done = run(queries, candidates, temperature, weights, needs)
         ctx.run, ctx.needs = run, needs
         ctx.save_for_backward(queries, candidates, temperature, weights, *done[1:])
-        return done.rows if weights is None else done.rows * weights
+        return done.rows if weights is None else done.rows * weights.to(done.rows)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
@@ -94,10 +120,11 @@ class _Slabs(torch.autograd.Function):
         if bool((upstream == scale).all()):
             gradients = [None if g is None else g * scale for g in kept]
         else:
-            actual = upstream if weights is None else upstream * weights
+            actual = upstream if weights is None else upstream * weights.to(upstream)
             with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
                 gradients = list(ctx.run(queries, candidates, temperature, actual, ctx.needs)[1:])
-        return None, *gradients, None
+        owners = (queries, candidates, temperature)
+        return None, *(None if g is None else g.to(of.dtype) for g, of in zip(gradients, owners, strict=True)), None
 
 
 def row_losses(
@@ -107,46 +134,72 @@ def row_losses(
     targets: Targets | None = None,
     *,
     temperature: float | Tensor = 1.0,
+    memory: Float[Tensor, "m d"] | None = None,
     weights: Float[Tensor, " b"] | None = None,
     rows_per_slab: int | None = None,
+    precision: Precision | None = None,
+    copies: int = ROW_LOSS_COPIES,
 ) -> Float[Tensor, " b"]:
-    """Any row loss, exact at any batch size: `row_loss(logits [r, n], targets of these rows) -> [r]`, run over slabs.
+    """Any row loss, exact at any batch size: `row_loss(logits [r, n + m], targets of these rows) -> [r]`, run over slabs.
 
-    `logits` are dot products over `temperature`. `weights` multiply the rows' losses. Time O(b n d), memory O((b + n) d) and
-    one slab (with what autograd keeps of the row loss inside it). Raises `BadInput` for shapes, dtypes, rows that are not
-    finite, a temperature that is not above zero, and a row without a negative.
+    `logits` are dot products over `temperature`, a scalar or one number per row. `memory` are further columns that take no gradient (a queue, a
+    locked side). `weights` multiply the rows' losses; `copies` is how many slabs `row_loss` is reckoned to keep. See `SlabOptions` for the rest. Time
+    O(b n d), memory O((b + n) d) and one slab (with what autograd keeps of the row loss inside it). Raises `BadInput` for shapes, dtypes, rows that
+    are not finite, a temperature that is not above zero, and a row without a negative.
     """
     targets = targets if targets is not None else Targets()
-    knob = check_problem(queries, candidates, targets, temperature=temperature, weights=weights, rows_per_slab=rows_per_slab)
-    per_slab = rows_per_slab or slab_rows(len(candidates), element_size=queries.element_size())
+    queries, temperature = per_row(queries, temperature)
+    knob = check_problem(
+        queries, candidates, targets, temperature=temperature, memory=memory, weights=weights, rows_per_slab=rows_per_slab
+    )
+    dtype, n = slab_dtype(queries, precision), len(candidates) + (0 if memory is None else len(memory))
+    per_slab = rows_per_slab or slab_rows(n * max(1, copies), element_size=knob.element_size(), device=queries.device)
 
     def run(q: Tensor, c: Tensor, t: Tensor, w: Tensor | None, needs: Needs) -> SlabGradients:
-        rows = q.new_empty(len(q))
-        grad_q = torch.zeros_like(q) if needs[0] else None
-        grad_c = torch.zeros_like(c) if needs[1] else None
+        wide, scale = knob.dtype, 1.0 / float(t)
+        columns = c if memory is None else torch.cat([c, memory.detach().to(c)])
+        products = Products(q, columns, dtype, grad_columns=len(c))
+        rows = q.new_empty(len(q), dtype=wide)
+        grad_q = torch.zeros_like(q, dtype=wide) if needs[0] else None
+        grad_c = torch.zeros_like(c, dtype=wide) if needs[1] else None
         grad_t = torch.zeros_like(t) if needs[2] else None
         for start, stop in slab_ranges(len(q), per_slab):
             slab = targets.slab(start, stop)
-            refuse_lonely_rows(slab.valid, start, len(c))
-            logits = (q[start:stop] @ c.T) / t
+            refuse_lonely_rows(slab.valid, start, n)
+            logits = products.logits(start, stop, scale).to(wide)
             if not any(needs):
                 rows[start:stop] = row_loss(logits, slab)
                 continue
             with torch.enable_grad():
-                leaf = logits.detach().requires_grad_()
+                leaf = logits.requires_grad_()
                 value = row_loss(leaf, slab)
-                (pull,) = torch.autograd.grad(value, leaf, torch.ones_like(value) if w is None else w[start:stop])
+                (pull,) = torch.autograd.grad(value, leaf, torch.ones_like(value) if w is None else w[start:stop].to(value))
             rows[start:stop] = value.detach()
             if grad_t is not None:  # d logit / d t = -logit / t
-                grad_t -= (pull * logits).sum() / t
-            pull = pull / t
+                grad_t -= torch.where(pull == 0, 0.0, pull * logits.detach()).sum() * scale
+            pull = pull.to(dtype)
             if grad_q is not None:
-                grad_q[start:stop] = pull @ c
+                grad_q[start:stop] = products.to_queries(pull).mul_(scale)
             if grad_c is not None:
-                grad_c.addmm_(pull.T, q[start:stop])
+                products.to_candidates(pull, q[start:stop].to(wide) * scale, grad_c)
         return SlabGradients(rows, grad_q, grad_c, grad_t)
 
     return differentiate_slabs(run, queries, candidates, knob, weights)
+
+
+def per_row(queries: Float[Tensor, "b d"], temperature: float | Tensor) -> tuple[Tensor, float | Tensor]:
+    """Where there is one temperature per row [b], queries divided by theirs and the temperature 1: the same logits. Otherwise both as they are."""
+    if not isinstance(temperature, Tensor) or temperature.ndim != 1 or temperature.numel() == 1:
+        return queries, temperature
+    if temperature.shape != queries.shape[:1]:
+        raise BadInput(
+            f"temperature: expected one number, or one per row ({len(queries)}), found shape {tuple(temperature.shape)}."
+        )
+    wrong = (~((temperature.detach() > 0) & torch.isfinite(temperature.detach()))).nonzero()
+    if len(wrong):
+        row = int(wrong[0])
+        raise BadInput(f"temperature: row {row} has {float(temperature[row])}; expected a number above 0.")
+    return queries / temperature[:, None].to(queries), 1.0
 
 
 def refuse_lonely_rows(valid: Tensor | None, start: int, columns: int) -> None:
@@ -170,17 +223,22 @@ def check_problem(
     targets: Targets,
     *,
     temperature: float | Tensor,
+    memory: Tensor | None = None,
     weights: Tensor | None = None,
     rows_per_slab: int | None = None,
 ) -> Tensor:
-    """Refuse what no similarity loss can use, naming argument and row; return the temperature as a scalar tensor of the rows' dtype."""
-    for name, rows in (("queries", queries), ("candidates", candidates)):
+    """Refuse what no similarity loss can use, naming argument and row; return the temperature as a scalar tensor (float32, or float64 like the rows)."""
+    for name, rows in (("queries", queries), ("candidates", candidates), ("memory", memory)):
+        if rows is None:
+            continue
         if rows.ndim != 2:
             raise BadInput(
                 f"{name}: expected a matrix [rows, dimensions], found shape {tuple(rows.shape)}. Pass one row per item."
             )
         if not rows.is_floating_point():
             raise BadInput(f"{name}: expected floating point rows, found {rows.dtype}. Convert with `.float()`.")
+        if len(rows) == 0 and name == "memory":
+            continue
         if len(rows) == 0:
             raise BadInput(f"{name}: there is no row. Skip empty batches.")
         finite = torch.isfinite(rows).all(dim=1)
@@ -192,9 +250,14 @@ def check_problem(
         raise BadInput(
             f"candidates: rows of {candidates.shape[1]} dimensions against queries of {queries.shape[1]}. Use one encoder or one head width."
         )
+    if memory is not None and memory.shape[1] != queries.shape[1]:
+        raise BadInput(
+            f"memory: rows of {memory.shape[1]} dimensions against queries of {queries.shape[1]}. Empty it when the encoder changes."
+        )
     if queries.dtype != candidates.dtype:
         raise BadInput(f"candidates: {candidates.dtype} against queries of {queries.dtype}. Convert one of them.")
     b, n = len(queries), len(candidates)
+    all_columns = n + (0 if memory is None else len(memory))
     if targets.positive is None and b > n:
         raise BadInput(
             f"candidates: {n} columns for {b} rows; without targets row i belongs to column i. Pass `targets`, or one positive per query."
@@ -203,8 +266,9 @@ def check_problem(
         ("positive", targets.positive, b),
         ("row_groups", targets.row_groups, b),
         ("row_items", targets.row_items, b),
-        ("column_groups", targets.column_groups, n),
-        ("column_items", targets.column_items, n),
+        ("column_groups", targets.column_groups, all_columns),
+        ("column_items", targets.column_items, all_columns),
+        ("column_owners", targets.column_owners, all_columns),
     ):
         if ids is not None and (ids.dtype != torch.int64 or ids.shape != (length,)):
             raise BadInput(f"targets.{name}: expected {length} int64 ids, found {tuple(ids.shape)} of {ids.dtype}.")
@@ -224,10 +288,10 @@ def check_problem(
     knob = (
         temperature
         if isinstance(temperature, Tensor)
-        else torch.tensor(float(temperature), dtype=queries.dtype, device=queries.device)
+        else torch.tensor(float(temperature), dtype=wide_dtype(queries), device=queries.device)
     )
     if knob.numel() != 1 or not 0 < float(knob.detach()) < float("inf"):
         raise BadInput(
             f"temperature: expected one number above 0, found {temperature}. Usual values are 0.01 to 0.1 for unit rows."
         )
-    return knob.reshape(())
+    return knob.reshape(()).to(device=queries.device, dtype=wide_dtype(queries))

@@ -1,0 +1,92 @@
+"""The multiplies of one run over slabs, in one precision: similarities of some rows, and both gradients out of their pull.
+
+Decisions. Sums are kept in float32 (float64 for float64 rows) whatever the multiplies run in. In bfloat16 a slab's logits are rounded once, on the
+way out of the multiply; the `shift` is subtracted before that, by one more dimension, so that the rounding error of a logit near the top
+of its row is small where it counts.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nearfar.errors import BadInput
+
+Precision = Literal["float32", "bfloat16"]
+"""What the multiplies of a slab run in."""
+
+
+def slab_dtype(rows: Tensor, precision: Precision | None) -> torch.dtype:
+    """What the multiplies run in: as asked, else autocast's bfloat16 where it is on, else the rows' own dtype.
+
+    float16 is multiplied as float32: its range ends at 65,504, and exponentials leave it. Raises `BadInput` for an unknown precision.
+    """
+    if precision is not None:
+        if precision not in get_args(Precision):
+            raise BadInput(f"precision: found {precision!r}. Choose float32 or bfloat16, or leave it out.")
+        return torch.float32 if precision == "float32" else torch.bfloat16
+    kind = rows.device.type
+    if rows.dtype != torch.float64 and torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16:
+        return torch.bfloat16
+    return torch.float32 if rows.dtype == torch.float16 else rows.dtype
+
+
+def wide_dtype(rows: Tensor) -> torch.dtype:
+    """What sums, losses and row statistics are kept in: float64 for float64 rows, else float32."""
+    return torch.float64 if rows.dtype == torch.float64 else torch.float32
+
+
+class Products:
+    """Multiplies of queries [b, d] and candidates [n, d] in `dtype`; the first `grad_columns` candidates (default all) take gradients."""
+
+    def __init__(self, queries: Tensor, candidates: Tensor, dtype: torch.dtype, *, grad_columns: int | None = None) -> None:
+        self.dtype, self.wide = dtype, wide_dtype(queries)
+        self.grad_columns = len(candidates) if grad_columns is None else grad_columns
+        self.columns, self.d = len(candidates), queries.shape[1]
+        self._queries = queries
+        self.is_narrow = dtype != self.wide
+        if self.is_narrow:
+            # the last dimension carries the shift
+            self._candidates = torch.ones(len(candidates), self.d + 1, dtype=dtype, device=candidates.device)
+            self._candidates[:, : self.d] = candidates
+        else:
+            self._candidates = candidates.to(dtype)
+
+    def logits(
+        self, start: int, stop: int, scale: float, shift: Float[Tensor, " r"] | None = None, out: Tensor | None = None
+    ) -> Float[Tensor, "r n"]:
+        """Dot products of rows start:stop with all candidates, times `scale`, less each row's `shift` (a number that `round_shift` gave)."""
+        rows = self._queries[start:stop]
+        if self.is_narrow:
+            left = torch.empty(len(rows), self.d + 1, dtype=self.dtype, device=rows.device)
+            left[:, : self.d] = rows * scale
+            left[:, self.d] = 0 if shift is None else -shift
+            return torch.mm(left, self._candidates.T, out=out)
+        scaled = rows.to(self.wide) * scale
+        if shift is None:
+            return torch.mm(scaled, self._candidates.T, out=out)
+        return torch.addmm(-shift[:, None], scaled, self._candidates.T, out=out)
+
+    def reach(self, scale: float) -> float:
+        """No logit is farther than this from another of its row: twice the longest query times the longest candidate times `scale`."""
+        longest = [float(rows.to(self.wide).norm(dim=1).max()) for rows in (self._queries, self._candidates[:, : self.d])]
+        return 2 * longest[0] * longest[1] * scale
+
+    def round_shift(self, shift: Tensor) -> Tensor:
+        """The nearest numbers that a shift can be in this precision, in the wide dtype."""
+        return shift.to(self.dtype).to(self.wide)
+
+    def to_queries(self, pull: Float[Tensor, "r n"]) -> Float[Tensor, "r d"]:
+        """Sum over columns of pull x candidate, in the wide dtype."""
+        return torch.mm(pull, self._candidates)[:, : self.d].to(self.wide)
+
+    def to_candidates(self, pull: Float[Tensor, "r n"], rows: Float[Tensor, "r d"], into: Float[Tensor, "g d"]) -> None:
+        """Add the sum over rows of pull x row to `into`, the gradient of the first columns."""
+        left = pull[:, : self.grad_columns].T
+        if self.is_narrow:
+            into.add_(torch.mm(left, rows.to(self.dtype)))
+        else:
+            into.addmm_(left, rows)
