@@ -1,6 +1,6 @@
 """Losses: pure functions of rows that return one number per row (or say that they are one scalar), each naming its paper."""
 
-from nearfar.losses.composed import matryoshka, symmetric, weighted
+from nearfar.losses.composed import matryoshka, matryoshka_info_nce, symmetric, weighted
 from nearfar.losses.distillation import embedding_mse, list_mle, margin_mse, score_kl
 from nearfar.losses.guided import gist
 from nearfar.losses.info_nce import info_nce
@@ -32,6 +32,7 @@ __all__ = [
     "list_mle",
     "margin_mse",
     "matryoshka",
+    "matryoshka_info_nce",
     "nt_xent",
     "online_contrastive",
     "pairwise_logistic",

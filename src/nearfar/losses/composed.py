@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Unpack
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import BadInput
-from nearfar.types import Loss, Targets
+from nearfar.similarity.nested import check_dims, nested_row_losses
+from nearfar.similarity.slabs import SlabOptions
+from nearfar.types import Loss, SlabTargets, Targets
 
 
 def symmetric(loss: Loss) -> Loss:
@@ -22,6 +26,8 @@ def symmetric(loss: Loss) -> Loss:
             raise BadInput(f"candidates: expected {len(queries)} rows, one per query, found {len(candidates)}.")
         back = None
         if targets is not None:
+            if targets.column_owners is not None:
+                raise BadInput("targets.column_owners: in both directions every column is a row. Leave it out.")
             back = Targets(None, targets.column_groups, targets.row_groups, targets.column_items, targets.row_items)
         return (loss(queries, candidates, targets) + loss(candidates, queries, back)) / 2
 
@@ -43,21 +49,41 @@ def weighted(parts: Sequence[tuple[float, Loss]]) -> Loss:
 def matryoshka(loss: Loss, dims: Sequence[int], weights: Sequence[float] | None = None) -> Loss:
     """`loss` of the first `dims[k]` numbers of each row, made unit again, times `weights` (default 1 each), summed (Kusupati 2022).
 
-    arXiv 2205.13147, eq. 1. Raises `BadInput` for a dimension the rows do not have.
+    arXiv 2205.13147, eq. 1. For any loss, one run each; `matryoshka_info_nce` runs all dimensions in the same slabs. Raises `BadInput` for a
+    dimension the rows do not have.
     """
-    factors = [1.0] * len(dims) if weights is None else list(weights)
-    if not dims or len(factors) != len(dims) or min(dims) < 1:
-        raise BadInput(
-            f"dims: found {tuple(dims)} with weights {tuple(factors)}. Give one weight per dimension, each 1 or more."
-        )
+    nest = check_dims(dims, weights)
 
     def nested(
         queries: Float[Tensor, "b d"], candidates: Float[Tensor, "n d"], targets: Targets | None = None
     ) -> Float[Tensor, " b"]:
-        if max(dims) > queries.shape[1]:
-            raise BadInput(f"dims: {max(dims)} asked for, and rows have {queries.shape[1]}. Leave the larger ones out.")
-        cut = [(F.normalize(queries[:, :k], dim=1), F.normalize(candidates[:, :k], dim=1)) for k in dims]
-        first, *rest = [factor * loss(q, c, targets) for factor, (q, c) in zip(factors, cut, strict=True)]
+        check_dims(dims, weights, queries.shape[1])
+        cut = [(factor, F.normalize(queries[:, :k], dim=1), F.normalize(candidates[:, :k], dim=1)) for k, factor in nest]
+        first, *rest = [factor * loss(q, c, targets) for factor, q, c in cut]
         return sum(rest, first)
 
     return nested
+
+
+def matryoshka_info_nce(
+    queries: Float[Tensor, "b d"],
+    candidates: Float[Tensor, "n d"],
+    targets: Targets | None = None,
+    *,
+    dims: Sequence[int],
+    factors: Sequence[float] | None = None,
+    temperature: float | Tensor = 0.05,
+    **slabs: Unpack[SlabOptions],
+) -> Float[Tensor, " b"]:
+    """`matryoshka(info_nce, dims, factors)` at the cost of one: all dimensions share the multiplies of a slab (`similarity/nested.py`).
+
+    Rows need not be unit: each prefix is made so. Raises `BadInput` as `info_nce`, and for dimensions the rows do not have.
+    """
+    return nested_row_losses(
+        _cross_entropy, queries, candidates, targets, dims=dims, factors=factors, temperature=temperature, **slabs
+    )
+
+
+def _cross_entropy(logits: Tensor, slab: SlabTargets) -> Tensor:
+    kept = logits if slab.valid is None else logits.masked_fill(~slab.valid, -torch.inf)
+    return F.cross_entropy(kept, slab.positive.to(logits.device), reduction="none")

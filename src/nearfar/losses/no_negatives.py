@@ -7,8 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import BadInput
-from nearfar.similarity.distances import refuse_bad_rows
-from nearfar.similarity.partitions import log_partitions
+from nearfar.losses.checks import above_zero
+from nearfar.similarity.distances import refuse_bad_rows, root, unit
+from nearfar.similarity.partitions import row_partitions
+from nearfar.similarity.products import slab_dtype, wide_dtype
 
 
 def vicreg(
@@ -53,7 +55,9 @@ def barlow_twins(view1: Float[Tensor, "b d"], view2: Float[Tensor, "b d"], *, re
 def alignment(a: Float[Tensor, "b d"], b: Float[Tensor, "b d"], *, power: float = 2.0) -> Float[Tensor, " b"]:
     """Distance of the two rows of each pair to `power` (Wang and Isola 2020, arXiv 2005.10242, section 4.1). Pass unit rows."""
     _shape(a, b, least=1)
-    return (a - b).square().sum(dim=1) if power == 2 else (a - b).norm(dim=1).pow(power)
+    above_zero("power", power)
+    squared = (a - b).square().sum(dim=1)
+    return squared if power == 2 else root(squared).pow(power)
 
 
 def uniformity(rows: Float[Tensor, "b d"], *, sharpness: float = 2.0, rows_per_slab: int | None = None) -> Float[Tensor, ""]:
@@ -65,14 +69,32 @@ def uniformity(rows: Float[Tensor, "b d"], *, sharpness: float = 2.0, rows_per_s
     b = len(rows)
     if b < 2:
         raise BadInput("rows: there is 1. Uniformity is of pairs: pass at least 2.")
+    above_zero("sharpness", sharpness)
     every = torch.arange(b, device=rows.device)
 
     def others(start: int, stop: int) -> Tensor:
         return every[start:stop, None] != every
 
-    knob = torch.tensor(1 / (2 * sharpness), dtype=rows.dtype, device=rows.device)
-    sums = log_partitions(rows, rows, others, temperature=knob, rows_per_slab=rows_per_slab).rows
+    knob = torch.tensor(1 / (2 * sharpness), dtype=wide_dtype(rows), device=rows.device)
+    sums = row_partitions(rows, rows, None, others, temperature=knob, rows_per_slab=rows_per_slab, dtype=slab_dtype(rows, None))
     return sums.logsumexp(dim=0) - 2 * sharpness - torch.tensor(float(b * (b - 1)), dtype=rows.dtype, device=rows.device).log()
+
+
+def global_orthogonal(rows: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
+    """Squared mean of the cosines of all pairs of rows, plus what their mean square exceeds 1 / d by: one scalar, to be added to a loss.
+
+    As of uniform random directions (Zhang 2017, "Learning Spread-out Local Feature Descriptors", arXiv 1708.06320). O(b d^2): the sum of
+    squared cosines is that of the squared entries of rows.T @ rows. Raises `BadInput` for a single row, and a row of zeros.
+    """
+    refuse_bad_rows(rows=rows)
+    b, d = rows.shape
+    if b < 2:
+        raise BadInput("rows: there is 1. Spread is of pairs: pass at least 2.")
+    z = unit(rows)
+    own = z.square().sum(dim=1)  # 1, but for rounding
+    mean = (z.sum(dim=0).square().sum() - own.sum()) / (b * (b - 1))
+    second = ((z.T @ z).square().sum() - own.square().sum()) / (b * (b - 1))
+    return mean.square() + (second - 1 / d).clamp(min=0)
 
 
 def _shape(view1: Tensor, view2: Tensor, least: int = 2) -> tuple[int, int]:

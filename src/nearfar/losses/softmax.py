@@ -50,7 +50,7 @@ def debiased(
         positive = logits.gather(1, own)[:, 0]
         top = kept.amax(dim=1).detach()
         negatives = kept.scatter(1, own, -torch.inf)
-        count = (negatives > -torch.inf).sum(dim=1)
+        count = (negatives > -torch.inf).sum(dim=1).to(logits)  # an integer times a Python number would be float32
         # everything times exp(-top), so that nothing overflows
         above = (positive - top).exp()
         rest = ((negatives - top[:, None]).exp().sum(dim=1) - positive_prior * count * above) / (1 - positive_prior)
