@@ -129,9 +129,11 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def limit(q: Tensor, c: Tensor, dtype: torch.dtype, count: int) -> float:
-    """Seconds of the multiplies alone: the best of several slab heights."""
-    a, b = q.detach().to(dtype), c.detach().to(dtype)
-    return min(seconds(lambda h=h: multiplies(a, b, count, h)) for h in (256, 512, 1024) if h <= len(q))
+    """Seconds of the multiplies alone: the best of several slab heights. Of many rows 8,192 are measured and scaled: slabs of rows add up."""
+    part = min(len(q), 8192)
+    a, b = q[:part].detach().to(dtype), c.detach().to(dtype)
+    heights = [h for h in (256, 512, 1024) if h <= part and h * len(c) <= 2**25]
+    return min(seconds(lambda h=h: multiplies(a, b, count, h)) for h in heights) * len(q) / part
 
 
 def high_water() -> int:
@@ -140,20 +142,22 @@ def high_water() -> int:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
 
 
-def measure_memory(name: str, n: int, d: int) -> int:
-    """Growth of the high-water mark beyond inputs and gradients. Run in a process of its own."""
+def measure_alone(name: str, n: int, d: int) -> tuple[int, float]:
+    """Growth of the high-water mark beyond inputs and gradients in bytes, and seconds, of one step. Run in a process of its own."""
     peer = cached_peer() if name == "cached peer" else None
     step = peer if peer is not None else lambda q, c: run(STEPS[name], q, c)
     q, c = rows(n, d)
     step(*rows(64, d))  # what torch itself loads on first use is no cost of this size
     before = high_water()
-    step(q, c)
-    return high_water() - before - 2 * n * d * 4
+    took = seconds(lambda: step(q, c))
+    return high_water() - before - 2 * n * d * 4, took
 
 
-def megabytes(name: str, n: int, d: int) -> float:
-    asked = [sys.executable, __file__, "--memory", name, "--n", str(n), "--d", str(d)]
-    return round(int(subprocess.run(asked, check=True, capture_output=True, text=True).stdout.split()[-1]) / 1e6, 1)
+def alone(name: str, n: int, d: int) -> tuple[float, float]:
+    """Megabytes and seconds of one step in a fresh process."""
+    asked = [sys.executable, __file__, "--alone", name, "--n", str(n), "--d", str(d)]
+    grown, took = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.split()[-2:]
+    return round(int(grown) / 1e6, 1), float(took)
 
 
 def names(n: int, quick: bool) -> list[str]:
@@ -164,19 +168,25 @@ def names(n: int, quick: bool) -> list[str]:
 
 
 def measure(n: int, d: int, rounds: int, quick: bool) -> list[dict[str, object]]:
-    """All lines of one size; every round runs everything once, so that what slows one slows all."""
+    """All lines of one size; every round runs everything once, so that what slows one slows all. Large sizes run once, in the fresh process."""
     q, c = rows(n, d)
-    peer = cached_peer() if n <= 16384 and not quick else None
+    is_large = n > 16384
+    memory = {}
+    peer = None if is_large or quick else cached_peer()
     limits = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     times: dict[str, list[float]] = {}
-    for name in names(n, quick) if n <= 16384 else []:
+    for name in [] if is_large else names(n, quick):
         run(STEPS[name], q, c)  # the first step of a size pays for fresh memory
     for _ in range(rounds):
         for precision, dtype in limits.items():
             for count in (3, 4):
                 times.setdefault(f"limit {count} {precision}", []).append(limit(q, c, dtype, count))
         for name in names(n, quick):
-            times.setdefault(name, []).append(seconds(lambda name=name: run(STEPS[name], q, c)))
+            if is_large:
+                memory[name], took = alone(name, n, d)
+            else:
+                took = seconds(lambda name=name: run(STEPS[name], q, c))
+            times.setdefault(name, []).append(took)
         if peer is not None:
             times.setdefault("cached peer", []).append(seconds(lambda: peer(q, c)))
     lines = []
@@ -194,7 +204,7 @@ def measure(n: int, d: int, rounds: int, quick: bool) -> list[dict[str, object]]
                 "seconds": round(min(times[name]), 3),
                 "of_limit": round(share, 3),
                 "times_info_nce_float32": round(slow, 2),
-                "megabytes": megabytes(name, n, d),
+                "megabytes": memory[name] if name in memory else alone(name, n, d)[0],
             }
         )
     return lines
@@ -250,11 +260,11 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="InfoNCE, CLIP and dense torch alone")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--memory", help=argparse.SUPPRESS)
+    parser.add_argument("--alone", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     sizes, widths = ([int(x) for x in text.split(",")] for text in (asked.n, asked.d))
-    if asked.memory:
-        print(measure_memory(asked.memory, sizes[0], widths[0]))
+    if asked.alone:
+        print(*measure_alone(asked.alone, sizes[0], widths[0]))
         return 0
     lines: list[dict[str, object]] = []
     if not asked.json:
