@@ -306,3 +306,143 @@ def list_mle(queries: Tensor, candidates: Tensor, teacher: Tensor, *, temperatur
         logits = [queries[i] @ candidates[i, k] / temperature for k in order]
         losses.append(sum((log_sum(logits[place:]) - logits[place] for place in range(len(logits))), torch.zeros(())))
     return torch.stack(losses)
+
+
+def info_nce_with_memory(
+    queries: Tensor,
+    candidates: Tensor,
+    targets: Targets,
+    memory: list[tuple[Tensor, int, int]],
+    *,
+    temperature: float | Tensor,
+) -> Tensor:
+    """MoCo (He 2020), eq. 1, with the batch's other candidates as negatives too; `memory` holds (row, item, group)."""
+    losses = []
+    for i in range(len(queries)):
+        at = i if targets.positive is None else int(targets.positive[i])
+        below = []
+        for j in range(len(candidates)):
+            someone_elses = targets.column_owners is not None and int(targets.column_owners[j]) not in (-1, i)
+            if j == at or not (someone_elses or left_out(targets, i, j, at)):
+                below.append(queries[i] @ candidates[j] / temperature)
+        for row, item, group in memory:
+            known = [
+                targets.column_items is not None and item >= 0 and item == int(targets.column_items[at]),
+                targets.row_items is not None and item >= 0 and item == int(targets.row_items[i]),
+                targets.row_groups is not None and group >= 0 and group == int(targets.row_groups[i]),
+            ]
+            if not any(known):
+                below.append(queries[i] @ row.detach() / temperature)
+        losses.append(log_sum(below) - queries[i] @ candidates[at] / temperature)
+    return torch.stack(losses)
+
+
+def cross_batch(
+    rows: Tensor, labels: Tensor, memory: Tensor, memory_labels: Tensor, itself: list, *, temperature: Tensor
+) -> Tensor:
+    """XBM (Wang 2020), algorithm 1, its pair-based loss being SupCon's L_out (Khosla 2020, eq. 2)."""
+    losses = []
+    for i in range(len(rows)):
+        others = [k for k in range(len(memory)) if k != int(itself[i])]
+        below = log_sum([rows[i] @ memory[k].detach() / temperature for k in others])
+        logs = [rows[i] @ memory[k].detach() / temperature - below for k in others if int(memory_labels[k]) == int(labels[i])]
+        losses.append(-sum(logs, torch.zeros(())) / len(logs))
+    return torch.stack(losses)
+
+
+def gradient_entropy(queries: Tensor, candidates: Tensor, targets: Targets, *, temperature: float | Tensor) -> Tensor:
+    """Entropy of the relative penalties of negatives (Wang and Liu 2021): exp(s_ij / t) over its sum over negatives j."""
+    found = []
+    for i in range(len(queries)):
+        _, negatives = _split(queries, candidates, targets, i, temperature)
+        shares = [torch.exp(term - log_sum(negatives)) for term in negatives]
+        found.append(sum((-share * torch.log(share) for share in shares if float(share) > 0), torch.zeros(())))
+    return torch.stack(found)
+
+
+def hardest(queries: Tensor, candidates: Tensor, targets: Targets, *, margins: tuple[float, ...]) -> Tensor:
+    """The nearest negative by cosine: one margin between it and the positive (Faghri 2018, max of hinges), or one for each (Wieting 2018)."""
+    losses = []
+    for i in range(len(queries)):
+        at = i if targets.positive is None else int(targets.positive[i])
+        cosines = [1 - distance(queries[i], c, "cosine") for c in candidates]
+        nearest = torch.stack([x for j, x in enumerate(cosines) if j != at and not left_out(targets, i, j, at)]).max()
+        if len(margins) == 1:
+            losses.append(torch.clamp(margins[0] - cosines[at] + nearest, min=0))
+        else:
+            losses.append(torch.clamp(margins[0] - cosines[at], min=0) + torch.clamp(nearest - margins[1], min=0))
+    return torch.stack(losses)
+
+
+def layer_kl(layers: list[Tensor], *, temperature: float | Tensor) -> Tensor:
+    """2DMSE (Li 2024), section 3.3: the divergence of each earlier layer from the last, of softmax over dimensions."""
+    losses = []
+    for i in range(len(layers[0])):
+        total = torch.zeros(())
+        for rows in layers[:-1]:
+            below, teacher = log_sum(list(rows[i] / temperature)), list((layers[-1][i] / temperature).detach())
+            for k in range(rows.shape[1]):
+                log_p = teacher[k] - log_sum(teacher)
+                total = total + torch.exp(log_p) * (log_p - (rows[i, k] / temperature - below)) * temperature
+        losses.append(total)
+    return torch.stack(losses)
+
+
+def global_orthogonal(rows: Tensor) -> Tensor:
+    """Zhang 2017: the first moment squared, and the second's excess over 1 / d, over pairs of rows."""
+    count, d = rows.shape
+    cosines = [1 - distance(rows[i], rows[j], "cosine") for i in range(count) for j in range(count) if i != j]
+    first, second = torch.stack(cosines).mean(), torch.stack([c * c for c in cosines]).mean()
+    return first * first + torch.clamp(second - 1 / d, min=0)
+
+
+def contrastive_tension(a: Tensor, b: Tensor, similar: list[bool]) -> Tensor:
+    """CT (Carlsson 2021): -log sigma(u . v) of the same sentence, -log(1 - sigma(u . v)) of others."""
+    chances = [1 / (1 + torch.exp(-(a[i] @ b[i]))) for i in range(len(a))]
+    return torch.stack([-torch.log(p if claim else 1 - p) for p, claim in zip(chances, similar, strict=True)])
+
+
+def pair_classes(a: Tensor, b: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, *, features: tuple[str, ...]) -> Tensor:
+    """SBERT (Reimers 2019), section 3: softmax(W (u, v, |u - v|))."""
+    losses = []
+    for i in range(len(a)):
+        known = []
+        for name in features:
+            if name == "rows":
+                known += [*a[i], *b[i]]
+            else:
+                known += [abs(x - y) if name == "difference" else x * y for x, y in zip(a[i], b[i], strict=True)]
+        logits = [
+            sum((w * x for w, x in zip(row, known, strict=True)), torch.zeros(())) + bias[k] for k, row in enumerate(weight)
+        ]
+        losses.append(log_sum(logits) - logits[int(labels[i])])
+    return torch.stack(losses)
+
+
+def score_kl(
+    queries: Tensor, candidates: Tensor, teacher: Tensor, *, temperature: float | Tensor, teacher_temperature: float | Tensor
+) -> Tensor:
+    """Hinton 2015, section 2: KL of the teacher's softmax from the student's, times temperature squared."""
+    losses = []
+    for i in range(len(queries)):
+        logits = [queries[i] @ c / temperature for c in candidates[i]]
+        wanted = [t / teacher_temperature for t in teacher[i]]
+        total = torch.zeros(())
+        for own, want in zip(logits, wanted, strict=True):
+            log_p = want - log_sum(wanted)
+            total = total + torch.exp(log_p) * (log_p - (own - log_sum(logits)))
+        losses.append(total * temperature**2)
+    return torch.stack(losses)
+
+
+def positive_aware(
+    queries: Tensor, candidates: Tensor, targets: Targets, *, temperature: Tensor, share: float | None, margin: float | None
+) -> Tensor:
+    """InfoNCE without the negatives above a share of the positive's similarity, or above it less a margin (Moreira 2024, section 3.1)."""
+    losses = []
+    for i in range(len(queries)):
+        positive, negatives = _split(queries, candidates, targets, i, 1.0)
+        limit = float(positive.detach()) * share if share is not None else float(positive.detach()) - (margin or 0.0)
+        kept = [positive, *(term for term in negatives if float(term.detach()) <= limit)]
+        losses.append(log_sum([term / temperature for term in kept]) - positive / temperature)
+    return torch.stack(losses)

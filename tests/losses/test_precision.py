@@ -49,8 +49,8 @@ def test_bfloat16_slabs_are_near_float32_in_value_and_gradient(name, temperature
     q, c = pairs()
     exact = step(LOSSES[name], q, c, temperature=temperature)
     near = step(LOSSES[name], q, c, temperature=temperature, precision="bfloat16")
-    # a similarity of unit rows is off by 2^-9 at most for the rounding of both sides, a logit by that over the temperature
-    bound = 2**-8 / temperature
+    # a similarity of unit rows is off by 2^-9 for each side's rounding and for its own; so is the positive's; a logit by that over the temperature
+    bound = 6 * 2**-9 / temperature
     assert float((near[0] - exact[0]).abs().max()) < bound * (len(c) if name == "siglip" else 1)
     assert abs(float((near[0] - exact[0]).mean())) < bound / 4
     for a, b in zip(near[1:], exact[1:], strict=True):

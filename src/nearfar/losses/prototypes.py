@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 import torch
 from jaxtyping import Float, Int
@@ -10,8 +11,10 @@ from torch import Tensor
 
 from nearfar.errors import BadInput
 from nearfar.losses.info_nce import info_nce
+from nearfar.losses.labels import check_labels
+from nearfar.losses.softmax import decoupled
 from nearfar.similarity.distances import unit
-from nearfar.similarity.slabs import row_losses
+from nearfar.similarity.slabs import SlabOptions, row_losses
 from nearfar.types import SlabTargets, Targets
 
 
@@ -21,12 +24,10 @@ def softmax_classes(
     labels: Int[Tensor, " b"],
     *,
     temperature: float | Tensor = 1.0,
-    rows_per_slab: int | None = None,
+    **slabs: Unpack[SlabOptions],
 ) -> Float[Tensor, " b"]:
     """Cross-entropy over the classes, logits embeddings @ prototypes.T / temperature: InfoNCE whose candidates are the prototypes."""
-    return info_nce(
-        embeddings, prototypes, _classes(labels, embeddings, prototypes), temperature=temperature, rows_per_slab=rows_per_slab
-    )
+    return info_nce(embeddings, prototypes, _classes(labels, embeddings, prototypes), temperature=temperature, **slabs)
 
 
 def cos_face(
@@ -36,7 +37,7 @@ def cos_face(
     *,
     margin: float = 0.35,
     temperature: float = 1 / 64,
-    rows_per_slab: int | None = None,
+    **slabs: Unpack[SlabOptions],
 ) -> Float[Tensor, " b"]:
     """Cross-entropy with `margin` taken off the own class's cosine (Wang 2018, arXiv 1801.09414). Rows are made unit; scale 64."""
 
@@ -46,7 +47,7 @@ def cos_face(
         return shifted.logsumexp(dim=1) - shifted.gather(1, own)[:, 0]
 
     targets = _classes(labels, embeddings, prototypes)
-    return row_losses(loss, unit(embeddings), unit(prototypes), targets, temperature=temperature, rows_per_slab=rows_per_slab)
+    return row_losses(loss, unit(embeddings), unit(prototypes), targets, temperature=temperature, **slabs)
 
 
 def arc_face(
@@ -56,7 +57,7 @@ def arc_face(
     *,
     margin: float = 0.5,
     temperature: float = 1 / 64,
-    rows_per_slab: int | None = None,
+    **slabs: Unpack[SlabOptions],
 ) -> Float[Tensor, " b"]:
     """Cross-entropy with `margin` radians added to the own class's angle (Deng 2019, arXiv 1801.07698). Rows are made unit; scale 64.
 
@@ -72,7 +73,7 @@ def arc_face(
         return shifted.logsumexp(dim=1) - shifted.gather(1, own)[:, 0]
 
     targets = _classes(labels, embeddings, prototypes)
-    return row_losses(loss, unit(embeddings), unit(prototypes), targets, temperature=temperature, rows_per_slab=rows_per_slab)
+    return row_losses(loss, unit(embeddings), unit(prototypes), targets, temperature=temperature, **slabs)
 
 
 def proxy_nca(
@@ -81,24 +82,21 @@ def proxy_nca(
     labels: Int[Tensor, " b"],
     *,
     temperature: float = 1.0,
-    rows_per_slab: int | None = None,
+    **slabs: Unpack[SlabOptions],
 ) -> Float[Tensor, " b"]:
     """-log(exp(-d(own)) / sum over other classes of exp(-d)), d the squared distance of unit rows (Movshovitz-Attias 2017, arXiv 1703.07464).
 
     The own prototype is not below the line. d = 2 - 2 cosine, so this is the decoupled loss at half the temperature.
     """
-    from nearfar.losses.softmax import decoupled
-
     targets = _classes(labels, embeddings, prototypes)
     half = temperature / 2
-    return decoupled(unit(embeddings), unit(prototypes), targets, temperature=half, rows_per_slab=rows_per_slab)
+    return decoupled(unit(embeddings), unit(prototypes), targets, temperature=half, **slabs)
 
 
 def _classes(labels: Tensor, embeddings: Tensor, prototypes: Tensor) -> Targets:
-    if labels.shape != (len(embeddings),) or labels.is_floating_point():
-        raise BadInput(f"labels: expected {len(embeddings)} integers, found {tuple(labels.shape)} of {labels.dtype}.")
-    outside = ((labels < 0) | (labels >= len(prototypes))).nonzero()
+    found = check_labels(labels, len(embeddings), embeddings.device)
+    outside = ((found < 0) | (found >= len(prototypes))).nonzero()
     if len(outside):
         row = int(outside[0])
-        raise BadInput(f"labels: row {row} has the class {int(labels[row])}; there are {len(prototypes)} prototypes, from 0.")
-    return Targets(labels.to(torch.int64))
+        raise BadInput(f"labels: row {row} has the class {int(found[row])}; there are {len(prototypes)} prototypes, from 0.")
+    return Targets(found)

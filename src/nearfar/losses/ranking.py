@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import BadInput
+from nearfar.losses.checks import above_zero, finite_numbers
 from nearfar.similarity.distances import refuse_bad_rows, unit
-from nearfar.similarity.slabs import row_losses
+from nearfar.similarity.slabs import SlabOptions, row_losses
 from nearfar.types import SlabTargets
 
 
@@ -20,8 +23,8 @@ def cosent(
 
     O(b log b): sorted by score, the partners of a pair are a suffix. Raises `BadInput` where all scores are equal: nothing is in order.
     """
-    refuse_bad_rows(a=a, b=b)
-    return _in_order((unit(a) * unit(b)).sum(dim=1), scores, temperature)
+    first, second = _unit_pairs(a, b)
+    return _in_order((first * second).sum(dim=1), scores, temperature)
 
 
 def angle(
@@ -31,8 +34,7 @@ def angle(
 
     The similarity is |sum of the real and imaginary parts of a / b|, both of unit length; an odd dimension is filled with a zero.
     """
-    refuse_bad_rows(a=a, b=b)
-    first, second = unit(a), unit(b)
+    first, second = _unit_pairs(a, b)
     if first.shape[1] % 2:
         first, second = (torch.cat([rows, rows.new_zeros(len(rows), 1)], dim=1) for rows in (first, second))
     (a_re, a_im), (b_re, b_im) = first.chunk(2, dim=1), second.chunk(2, dim=1)
@@ -47,15 +49,15 @@ def pairwise_logistic(
     scores: Float[Tensor, " b"],
     *,
     temperature: float | Tensor = 0.05,
-    rows_per_slab: int | None = None,
+    **slabs: Unpack[SlabOptions],
 ) -> Float[Tensor, ""]:
     """Mean over score_i > score_j of log(1 + exp((cos_j - cos_i) / temperature)): one scalar (Burges 2005, RankNet, its cost at certainty).
 
     Over slabs: no b x b. Where `cosent` is ruled by the worst pair, here every pair counts. Raises `BadInput` as `cosent`.
     """
-    refuse_bad_rows(a=a, b=b)
-    similarities = (unit(a) * unit(b)).sum(dim=1)
-    _check_scores(similarities, scores, temperature)
+    first, second = _unit_pairs(a, b)
+    similarities = (first * second).sum(dim=1)
+    temperature = _checked(similarities, scores, temperature)
     one = torch.ones_like(similarities)
     # the engine multiplies rows: (1, -cos_i) . (cos_j, 1) = cos_j - cos_i
     left, right = torch.stack([one, -similarities], dim=1), torch.stack([similarities, one], dim=1)
@@ -66,24 +68,27 @@ def pairwise_logistic(
 
     _, counts = scores.unique(return_counts=True)
     pairs = (len(scores) ** 2 - int(counts.square().sum())) // 2
-    return row_losses(loss, left, right, temperature=temperature, rows_per_slab=rows_per_slab).sum() / pairs
+    return row_losses(loss, left, right, temperature=temperature, **slabs).sum() / pairs
 
 
-def _check_scores(similarities: Tensor, scores: Tensor, temperature: float | Tensor) -> None:
-    if scores.shape != similarities.shape:
-        raise BadInput(f"scores: expected {len(similarities)} numbers, found shape {tuple(scores.shape)}.")
-    if not bool(torch.isfinite(scores.to(torch.float64)).all()):
-        raise BadInput("scores: found NaN or infinity. Every pair needs a number.")
-    if not float(temperature) > 0:
-        raise BadInput(f"temperature: expected one number above 0, found {float(temperature)}.")
+def _unit_pairs(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    refuse_bad_rows(a=a, b=b)
+    if len(a) != len(b):
+        raise BadInput(f"b: expected {len(a)} rows, one per row of `a`, found {len(b)}.")
+    return unit(a), unit(b)
+
+
+def _checked(similarities: Tensor, scores: Tensor, temperature: float | Tensor) -> float | Tensor:
+    finite_numbers("scores", scores, (len(similarities),), "pair")
     if bool((scores == scores[0]).all()):
         raise BadInput(
             f"scores: all {len(scores)} are equal, so no pair is above another. Use a larger batch, or another loss."
         )
+    return above_zero("temperature", temperature)
 
 
 def _in_order(similarities: Tensor, scores: Tensor, temperature: float | Tensor) -> Tensor:
-    _check_scores(similarities, scores, temperature)
+    temperature = _checked(similarities, scores, temperature)
     ordered, order = scores.sort()
     logits = similarities[order] / temperature
     # suffix[k] = log sum over i >= k of exp(-logit_i); nothing lies beyond the end

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal, Unpack
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearfar.errors import BadInput
-from nearfar.similarity.slabs import row_losses
+from nearfar.losses.labels import LabelOptions, Pairs, label_losses
+from nearfar.similarity.slabs import SlabOptions, row_losses
 from nearfar.types import SlabTargets, Targets
 
 
@@ -17,7 +20,7 @@ def decoupled(
     targets: Targets | None = None,
     *,
     temperature: float | Tensor = 0.1,
-    rows_per_slab: int | None = None,
+    **slabs: Unpack[SlabOptions],
 ) -> Float[Tensor, " b"]:
     """InfoNCE without the positive below the line (Yeh 2022, "Decoupled Contrastive Learning", arXiv 2110.06848)."""
 
@@ -25,7 +28,7 @@ def decoupled(
         own = _own(slab, logits)
         return _kept(logits, slab).scatter(1, own, -torch.inf).logsumexp(dim=1) - logits.gather(1, own)[:, 0]
 
-    return row_losses(loss, queries, candidates, targets, temperature=temperature, rows_per_slab=rows_per_slab)
+    return row_losses(loss, queries, candidates, targets, temperature=temperature, **slabs)
 
 
 def debiased(
@@ -35,7 +38,7 @@ def debiased(
     *,
     temperature: float = 0.5,
     positive_prior: float = 0.1,
-    rows_per_slab: int | None = None,
+    **slabs: Unpack[SlabOptions],
 ) -> Float[Tensor, " b"]:
     """InfoNCE corrected for negatives that are positives with probability `positive_prior` (Chuang 2020, arXiv 2007.00224, eq. 8, M = 1).
 
@@ -57,7 +60,7 @@ def debiased(
         least = count * (-1.0 / temperature - top).exp()
         return (above + torch.maximum(rest, least)).log() + top - positive
 
-    return row_losses(loss, queries, candidates, targets, temperature=temperature, rows_per_slab=rows_per_slab)
+    return row_losses(loss, queries, candidates, targets, temperature=temperature, **slabs)
 
 
 def hardness_weighted(
@@ -67,7 +70,7 @@ def hardness_weighted(
     *,
     temperature: float = 0.05,
     strength: float = 9.0,
-    rows_per_slab: int | None = None,
+    **slabs: Unpack[SlabOptions],
 ) -> Float[Tensor, " b"]:
     """InfoNCE whose negatives weigh exp(strength x similarity), the weight taken as a constant (Lan 2025, LLaVE, arXiv 2503.04812, eq. 5)."""
 
@@ -76,7 +79,7 @@ def hardness_weighted(
         extra = (logits.detach() * (strength * temperature)).scatter(1, own, 0.0)
         return _kept(logits + extra, slab).logsumexp(dim=1) - logits.gather(1, own)[:, 0]
 
-    return row_losses(loss, queries, candidates, targets, temperature=temperature, rows_per_slab=rows_per_slab)
+    return row_losses(loss, queries, candidates, targets, temperature=temperature, **slabs)
 
 
 def smoothed(
@@ -86,7 +89,7 @@ def smoothed(
     *,
     temperature: float | Tensor = 0.05,
     smoothing: float = 0.1,
-    rows_per_slab: int | None = None,
+    **slabs: Unpack[SlabOptions],
 ) -> Float[Tensor, " b"]:
     """InfoNCE with label smoothing: the target is 1 - e on the positive and e spread evenly over all kept columns (Szegedy 2016; ALIGN)."""
     if not 0 <= smoothing < 1:
@@ -98,45 +101,69 @@ def smoothed(
         positive = logits.gather(1, _own(slab, logits))[:, 0]
         return _kept(logits, slab).logsumexp(dim=1) - (1 - smoothing) * positive - smoothing * mean
 
-    return row_losses(loss, queries, candidates, targets, temperature=temperature, rows_per_slab=rows_per_slab)
+    return row_losses(loss, queries, candidates, targets, temperature=temperature, **slabs)
+
+
+def positive_aware(
+    queries: Float[Tensor, "b d"],
+    candidates: Float[Tensor, "n d"],
+    targets: Targets | None = None,
+    *,
+    temperature: float | Tensor = 0.05,
+    share: float | None = 0.95,
+    margin: float | None = None,
+    **slabs: Unpack[SlabOptions],
+) -> Float[Tensor, " b"]:
+    """InfoNCE less the negatives whose own similarity exceeds `share` x the positive's, or the positive's less `margin` (Moreira 2024).
+
+    NV-Retriever, arXiv 2407.15831, section 3.1, TopK-PercPos and TopK-MarginPos, here on the batch itself and taken as a constant: a guide that costs nothing.
+    `margin` replaces `share` where given. A row all of whose negatives are left out has loss 0 and no gradient:
+    that is the model's doing, while it is yet untrained or the positive is wrong; see how many rows are exactly 0.
+    """
+    if margin is not None:
+        share = None
+    if share is not None and not 0 < share <= 1:
+        raise BadInput(f"share: expected a share of the positive's similarity, above 0 to 1, found {share}.")
+    if share is None and margin is None:
+        raise BadInput("share, margin: found None for both. Give one.")
+    knob = temperature.detach() if isinstance(temperature, Tensor) else torch.tensor(float(temperature))
+
+    def loss(logits: Tensor, slab: SlabTargets) -> Tensor:
+        own = _own(slab, logits)
+        positive = logits.gather(1, own)
+        limit = positive.detach() * (1.0 if share is None else share)
+        if margin is not None:  # logits are similarities over the temperature
+            here = knob if knob.numel() == 1 else knob[slab.start : slab.start + len(logits), None]
+            limit = limit - margin / here.to(limit)
+        above = (logits > limit).scatter(1, own, False)
+        return _kept(logits, slab).masked_fill(above, -torch.inf).logsumexp(dim=1) - positive[:, 0]
+
+    return row_losses(loss, queries, candidates, targets, temperature=temperature, **slabs)
 
 
 def sup_con(
     embeddings: Float[Tensor, "b d"],
-    labels: Tensor,
+    labels: Int[Tensor, " b"],
     *,
     temperature: float | Tensor = 0.1,
-    form: str = "out",
-    rows_per_slab: int | None = None,
+    form: Literal["out", "in"] = "out",
+    **options: Unpack[LabelOptions],
 ) -> Float[Tensor, " b"]:
     """Supervised contrast: every other row of the same label is a positive, all other rows stand below the line (Khosla 2020).
 
     arXiv 2004.11362: form "out" is eq. 2 (the mean over positives outside the log), "in" is eq. 3. `labels` [b] are integers. Pass unit
-    rows. Raises `BadInput` for a row whose label no other row has.
+    rows. `memory` and `memory_labels` add columns of earlier batches (XBM). Raises `BadInput` for a row whose label no other row has.
     """
     if form not in ("out", "in"):
         raise BadInput(f"form: found {form!r}. Choose out (eq. 2) or in (eq. 3).")
-    if labels.shape != (len(embeddings),) or labels.is_floating_point():
-        raise BadInput(f"labels: expected {len(embeddings)} integers, found {tuple(labels.shape)} of {labels.dtype}.")
-    columns = torch.arange(len(embeddings), device=embeddings.device)
 
-    def loss(logits: Tensor, slab: SlabTargets) -> Tensor:
-        rows = columns[slab.start : slab.start + len(logits)]
-        itself = rows[:, None] == columns
-        positives = (labels[rows][:, None] == labels) & ~itself
-        count = positives.sum(dim=1)
-        if not bool(count.all()):
-            row = slab.start + int((count == 0).nonzero()[0])
-            raise BadInput(
-                f"labels: row {row} has no positive: no other row has the label {int(labels[row])}. "
-                "Sample at least two of each label, or leave the row out."
-            )
-        below = logits.masked_fill(itself, -torch.inf).logsumexp(dim=1)
+    def loss(logits: Tensor, pairs: Pairs) -> Tensor:
+        below = logits.scatter(1, pairs.own[:, None], -torch.inf).logsumexp(dim=1)
         if form == "out":
-            return below - torch.where(positives, logits, 0.0).sum(dim=1) / count
-        return below - logits.masked_fill(~positives, -torch.inf).logsumexp(dim=1) + count.log()
+            return below - pairs.positives(logits, 0.0).sum(dim=1) / pairs.positive_count()
+        return below - pairs.positives(logits, -torch.inf).logsumexp(dim=1) + pairs.positive_count().to(logits).log()
 
-    return row_losses(loss, embeddings, embeddings, temperature=temperature, rows_per_slab=rows_per_slab)
+    return label_losses(loss, embeddings, labels, temperature=temperature, needs_negative=False, **options)
 
 
 def _own(slab: SlabTargets, logits: Tensor) -> Tensor:
