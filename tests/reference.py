@@ -446,3 +446,28 @@ def positive_aware(
         kept = [positive, *(term for term in negatives if float(term.detach()) <= limit)]
         losses.append(log_sum([term / temperature for term in kept]) - positive / temperature)
     return torch.stack(losses)
+
+
+def by_hardness(rows: Tensor, labels: Tensor, *, kind: str, **options: float) -> Tensor:
+    """Circle (Sun 2020, eq. 4, 5, 8), multi-similarity (Wang 2019, eq. 15) and the lifted structure (Hermans 2017, eq. 8), anchor by anchor."""
+    losses, count = [], len(rows)
+    for i in range(count):
+        others = [k for k in range(count) if k != i]
+        near = [k for k in others if int(labels[k]) == int(labels[i])]
+        far = [k for k in others if int(labels[k]) != int(labels[i])]
+        cosine = {k: (rows[i] @ rows[k]) / (rows[i].norm() * rows[k].norm()) for k in others}
+        if kind == "circle":
+            m, t = options["margin"], options["temperature"]
+            pulls = [-max(0.0, 1 + m - float(cosine[k].detach())) * (cosine[k] - 1 + m) / t for k in near]
+            pushes = [max(0.0, float(cosine[k].detach()) + m) * (cosine[k] - m) / t for k in far]
+            losses.append(torch.log(1 + torch.exp(log_sum(pulls)) * torch.exp(log_sum(pushes))))
+        elif kind == "multi_similarity":
+            a, b, base = options["positive_scale"], options["negative_scale"], options["base"]
+            pull = 1 + sum((torch.exp(-a * (cosine[k] - base)) for k in near), torch.zeros(()))
+            push = 1 + sum((torch.exp(b * (cosine[k] - base)) for k in far), torch.zeros(()))
+            losses.append(torch.log(pull) / a + torch.log(push) / b)
+        else:
+            pull = log_sum([distance(rows[i], rows[k], "euclidean") for k in near])
+            push = log_sum([options["margin"] - distance(rows[i], rows[k], "euclidean") for k in far])
+            losses.append(torch.clamp(pull + push, min=0))
+    return torch.stack(losses)

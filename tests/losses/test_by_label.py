@@ -147,3 +147,34 @@ def test_the_table_of_labels_is_no_larger_than_the_batch_and_its_largest_class()
     table = by_label._Labels.of(torch.arange(64) % 16, None, needs_negative=True)
     assert table.pairs(0, 8).members.shape == (8, 4)
     assert math.prod(table.order.shape) == 64
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    slab=st.integers(1, 11),
+    case=st.sampled_from(
+        [
+            ("circle", losses.circle, {"margin": 0.25, "temperature": 0.1}),
+            ("multi_similarity", losses.multi_similarity, {"positive_scale": 2.0, "negative_scale": 20.0, "base": 0.3}),
+            ("lifted_structure", losses.lifted_structure, {"margin": 1.5}),
+        ]
+    ),
+)
+def test_losses_that_weigh_by_hardness_equal_the_loops(seed, slab, case):
+    kind, loss, options = case
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 3, (9,), generator=generator)
+    counts = torch.bincount(labels)
+    assume(bool((counts != 1).all()) and int((counts > 0).sum()) > 1)
+    z = torch.randn(9, 4, generator=generator, dtype=torch.float64)
+    upstream = torch.rand(9, generator=generator, dtype=torch.float64)
+
+    def run(call):
+        leaf = z.clone().requires_grad_()
+        found = call(leaf)
+        return found.detach(), *torch.autograd.grad((found * upstream).sum(), leaf)
+
+    here = run(lambda z: loss(z, labels, rows_per_slab=slab, **options))
+    for a, b in zip(here, run(lambda z: reference.by_hardness(z, labels, kind=kind, **options)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-7)

@@ -28,6 +28,13 @@ LOSSES = {
     "gist": lambda q, c: losses.gist(q, c, q.detach(), c.detach(), rows_per_slab=4),
     "hardest": lambda q, c: losses.batch_triplet(q, labels(len(q)), mining="hardest", rows_per_slab=4) + 0 * c.sum(),
     "semi_hard": lambda q, c: losses.batch_triplet(q, labels(len(q)), mining="semi_hard", rows_per_slab=4) + 0 * c.sum(),
+    "all triplets": lambda q, c: losses.batch_triplet(q, labels(len(q)), mining="all", rows_per_slab=4) + 0 * c.sum(),
+    "circle": lambda q, c: losses.circle(q, labels(len(q)), rows_per_slab=4) + 0 * c.sum(),
+    "hardest_negative": lambda q, c: losses.hardest_negative(q, c, rows_per_slab=4),
+    "matryoshka": lambda q, c: losses.matryoshka_info_nce(q, c, dims=(8, 4, 2), rows_per_slab=4),
+    "memory": lambda q, c: losses.info_nce(q, c, memory=c.detach(), rows_per_slab=4),
+    "bfloat16": lambda q, c: losses.info_nce(q, c, precision="bfloat16", rows_per_slab=4),
+    "clip bfloat16": lambda q, c: losses.clip(q, c, precision="bfloat16", rows_per_slab=4),
     "uniformity": lambda q, c: losses.uniformity(q, rows_per_slab=4) + 0 * c.sum(),
 }
 

@@ -229,7 +229,8 @@ def test_cross_batch_equals_the_cross_batch_memory_of_pytorch_metric_learning():
         labels = torch.tensor([0, 0, 1, 1, 2, 2])
         ours, theirs = (unit(6, 4, step).requires_grad_() for _ in range(2))
         itself = queue.push(ours, groups=labels)
-        loss = cross_batch(ours, labels, queue.rows, queue.groups[: len(queue)], itself=itself).mean()
+        # theirs makes rows unit itself
+        loss = cross_batch(F.normalize(ours, dim=1), labels, queue.rows, queue.groups[: len(queue)], itself=itself).mean()
         expected = peer(theirs, labels)
         torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-9)
         loss.backward()

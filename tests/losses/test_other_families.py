@@ -1,6 +1,5 @@
 """Prototypes, losses without negatives, and losses of losses: equal to the loops, and to the peers where they mean the same."""
 
-import functools
 import math
 
 import pytest
@@ -116,38 +115,6 @@ def test_a_weighted_sum_and_nested_dimensions_are_what_they_say():
         for k, w in ((8, 1), (4, 0.5), (2, 0.25))
     )
     torch.testing.assert_close(nested, expected)
-
-
-def test_pytorch_metric_learning_gives_the_same_where_it_means_the_same():
-    pml = pytest.importorskip("pytorch_metric_learning.losses", reason="needs pytorch-metric-learning")
-    z, labels = rows(8, 6, 3), torch.tensor([0, 0, 1, 1, 2, 2, 2, 0])
-    unit = functools.partial(F.normalize, dim=1)
-    one_positive = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
-
-    def cos_face(z, table):
-        theirs = pml.CosFaceLoss(3, 6, margin=0.35, scale=64)
-        theirs.W = torch.nn.Parameter(table.T.clone())
-        return theirs(z, labels)
-
-    def arc_face(z, table):
-        theirs = pml.ArcFaceLoss(3, 6, margin=math.degrees(0.5), scale=64)
-        theirs.W = torch.nn.Parameter(table.T.clone())
-        return theirs(z, labels)
-
-    table = rows(3, 6, 4)
-    cases = [
-        (lambda z: losses.sup_con(unit(z), labels, temperature=0.1).mean(), lambda z: pml.SupConLoss(0.1)(z, labels)),
-        (
-            lambda z: losses.nt_xent(unit(z)[:4], unit(z)[4:], temperature=0.07).mean(),
-            lambda z: pml.NTXentLoss(0.07)(z, one_positive),
-        ),
-        # theirs is the mean of both views' variances, the paper's their sum
-        (lambda z: losses.vicreg(z[:4], z[4:], variance=12.5), lambda z: pml.VICRegLoss()(z[:4], ref_emb=z[4:])),
-        (lambda z: losses.cos_face(z, table, labels).mean(), lambda z: cos_face(z, table)),
-        (lambda z: losses.arc_face(z, table, labels).mean(), lambda z: arc_face(z, table)),
-    ]
-    for ours, theirs in cases:
-        both(ours, theirs, z, tolerance=1e-5)
 
 
 @pytest.mark.parametrize(

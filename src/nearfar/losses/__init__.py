@@ -16,6 +16,7 @@ from nearfar.losses.softmax import debiased, decoupled, hardness_weighted, posit
 from nearfar.losses.temperature import SourceTemperatures, Temperature, cosine_temperature, gradient_entropy
 from nearfar.losses.triplets import batch_triplet, triplet
 from nearfar.losses.two_views import clip, nt_xent, siglip
+from nearfar.losses.weighting import circle, lifted_structure, multi_similarity
 
 __all__ = [
     "CLIP",
@@ -30,6 +31,7 @@ __all__ = [
     "arc_face",
     "barlow_twins",
     "batch_triplet",
+    "circle",
     "clip",
     "contrastive",
     "contrastive_tension",
@@ -50,11 +52,13 @@ __all__ = [
     "info_nce",
     "layer_kl",
     "layerwise",
+    "lifted_structure",
     "list_mle",
     "margin_mse",
     "matryoshka",
     "matryoshka_info_nce",
     "mega_batch_margin",
+    "multi_similarity",
     "nt_xent",
     "online_contrastive",
     "pair_classes",

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nearfar.errors import BadInput
-from nearfar.similarity.distances import Distance, negative_distance_rows, refuse_bad_rows
+from nearfar.similarity.distances import Distance, negative_distance_rows, refuse_bad_rows, unit
 from nearfar.similarity.slabs import SlabOptions, row_losses
 from nearfar.types import SlabTargets
 
@@ -73,6 +73,12 @@ Geometry = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 def dots(a: Float[Tensor, "b d"], b: Float[Tensor, "n d"]) -> tuple[Tensor, Tensor]:
     """Logits are dot products of rows as they are."""
     return a, b
+
+
+def cosines(a: Float[Tensor, "b d"], b: Float[Tensor, "n d"]) -> tuple[Tensor, Tensor]:
+    """Logits are cosines."""
+    left = unit(a)
+    return left, left if b is a else unit(b)
 
 
 def negative_distances(distance: Distance) -> Geometry:

@@ -28,13 +28,16 @@ def contrastive(
     *,
     margin: float = 0.5,
     distance: Distance = "cosine",
+    power: Literal[1, 2] = 2,
 ) -> Float[Tensor, " b"]:
     """Half the squared distance of similar pairs, half the squared violation of the margin of others (Hadsell 2006, eq. 4).
 
-    The paper writes Y = 0 for similar; here `similar` is True for similar (0 and 1 are taken too).
+    The paper writes Y = 0 for similar; here `similar` is True for similar (0 and 1 are taken too). With `power` 1 neither is squared or halved.
     """
+    if power not in (1, 2):
+        raise BadInput(f"power: found {power}. Choose 1 or 2.")
     between = pair_distances(a, b, distance)
-    return 0.5 * torch.where(_claims(similar, a), between.square(), (margin - between).clamp(min=0).square())
+    return torch.where(_claims(similar, a), between, (margin - between).clamp(min=0)).pow(power) / power
 
 
 def online_contrastive(
