@@ -150,6 +150,8 @@ def _read_towers(folder: Path, parts: Sequence[Part], settings: Mapping[str, Any
             f"{path}: expected 'structure' (route -> modules) and 'types' (module -> class). Restore the file."
         ) from error
     mappings = (router.get("parameters") or {}).get("route_mappings")
+    if unknown := [part for ids in routes.values() for part in ids if part not in types]:
+        raise Damaged(f"{path}: 'types' says nothing of {', '.join(unknown)}. Restore the file.")
     if set(routes) != {"query", "document"} or mappings:
         told = f"{', '.join(routes) or 'none'}{f' with route_mappings {mappings}' if mappings else ''}"
         raise BadInput(f"{path}: the routes are {told}; nearfar runs a Router of query and document. Choose such a model.")
@@ -160,7 +162,7 @@ def _read_towers(folder: Path, parts: Sequence[Part], settings: Mapping[str, Any
         )
     found: list[Layout] = []
     for role in ("query", "document"):
-        own = [(_module_name(path, types.get(part, part)), str(Path(parts[0][1]) / part)) for part in routes[role]]
+        own = [(_module_name(path, types[part]), str(Path(parts[0][1]) / part)) for part in routes[role]]
         for _, inside in own:
             _require_inside(folder, path, inside)
         found.append(_read_pipeline(folder, [*own, *parts[1:]], settings, path))
