@@ -14,7 +14,7 @@ FLOORS = (
     ("types", "errors", "files"),
     ("similarity", "losses", "metrics"),
     ("data", "encoders", "index"),
-    ("embedding", "retrieval", "training", "evaluation"),
+    ("embedding", "retrieval", "training", "evaluation", "exporting"),
     ("report", "cli"),
 )
 ON_ONE_FLOOR = {
@@ -25,6 +25,7 @@ ON_ONE_FLOOR = {
     ("training", "embedding"),
     ("evaluation", "embedding"),
     ("training", "evaluation"),
+    ("exporting", "embedding"),
     ("cli", "report"),
 }
 """(who, whom), as DESIGN.md lists them."""

@@ -34,3 +34,9 @@ class Diverged(NearfarError):
     """Training produced a loss or a weight that is not finite: names the step, and where the batch was written."""
 
     exit_code = 1
+
+
+class Unfaithful(NearfarError):
+    """An export does not compute what its model computes: says by how much, and what was expected. Nothing is left of it."""
+
+    exit_code = 1

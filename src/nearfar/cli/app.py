@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nearfar.cli import commands
+from nearfar.cli import commands, exports
 
 app = typer.Typer(
     name="nearfar",
@@ -143,6 +143,38 @@ def search(
     if not queries:
         queries = [line.strip() for line in sys.stdin if line.strip()]
     return commands.search(folder, queries, k=k, model=model, as_json=json_)
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help=f"{MODEL[0].upper()}{MODEL[1:]}.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write.")],
+    to: Annotated[str, typer.Option(help=f"{', '.join(exports.TARGETS)}.")] = "onnx",
+    dims: Annotated[int | None, typer.Option(help="Keep the first so many dimensions, made unit (Matryoshka).")] = None,
+    texts: Annotated[Path | None, typer.Option(help="Compare on these texts (a text a line) instead of built-in ones.")] = None,
+    language: Annotated[str | None, typer.Option(help="For the card, as in en.")] = None,
+    json_: Json = False,
+) -> int:
+    """Carry a model to where it is used: an ONNX graph proven equal, or a folder with its card."""
+    return exports.export(model, out, to=to, dims=dims, texts=texts, language=language, as_json=json_)
+
+
+@app.command()
+def distill(
+    model: Annotated[str, typer.Argument(help="The teacher: a run, a model folder, minilm, or a hub name.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write.")],
+    dim: Annotated[int, typer.Option(help="Dimensions of the table.")] = 256,
+    pairs: Annotated[Path | None, typer.Option(help="Weight tokens by their frequency in these pairs.")] = None,
+    texts: Annotated[Path | None, typer.Option(help="The same, in these texts (a text a line).")] = None,
+    task: Annotated[Path | None, typer.Option("--task", "--eval", help="A BEIR folder to score table and teacher on.")] = None,
+    split: Annotated[str | None, typer.Option(help="The name of a file in qrels/.")] = None,
+    language: Annotated[str | None, typer.Option(help="For the card, as in en.")] = None,
+    json_: Json = False,
+) -> int:
+    """Make a token table of a transformer: hundreds of times as fast, less exact."""
+    return exports.distill(
+        model, out, dim=dim, pairs=pairs, texts=texts, task=task, split=split, language=language, as_json=json_
+    )
 
 
 @app.command()

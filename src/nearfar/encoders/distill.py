@@ -22,12 +22,18 @@ _TOKENS_AT_ONCE = 1024
 
 
 def distill(
-    encoder: TransformerEncoder, *, dim: int = 256, max_length: int | None = None, progress: Progress = silent
+    encoder: TransformerEncoder,
+    *,
+    dim: int = 256,
+    max_length: int | None = None,
+    frequencies: Tensor | None = None,
+    progress: Progress = silent,
 ) -> StaticEncoder:
     """A token table [vocabulary, dim] over the encoder's own tokenizer; `dim` above the encoder's width is refused.
 
     Each token is encoded alone between the model's special tokens, pooled as the model pools. Padding and special tokens get the
-    zero row. Deterministic. One pass over the vocabulary: about 30,000 texts of three tokens. Raises `BadConfig`.
+    zero row. Tokens are weighted by rarity: by `frequencies` [vocabulary], the share of each token id in texts, or (None) by Zipf's law.
+    Deterministic. One pass over the vocabulary: about 30,000 texts of three tokens. Raises `BadConfig`.
     """
     tokenizer = encoder.tokenizer
     size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
@@ -45,7 +51,7 @@ def distill(
                 progress("distill", ids.stop, size)
     finally:
         encoder.train(was)
-    table = reduce_rows(torch.from_numpy(rows), dim) * rarity(size)[:, None]
+    table = reduce_rows(torch.from_numpy(rows), dim) * rarity(zipf(size) if frequencies is None else frequencies)[:, None]
     for special in _special(encoder):
         table[special] = 0
     # entries of unit size, as in a table trained from nothing: one learning rate then suits tables from all encoders
@@ -63,10 +69,15 @@ def reduce_rows(rows: Tensor, dim: int) -> Tensor:
     return (centred @ chosen).float()
 
 
-def rarity(size: int, *, sif: float = SIF) -> Tensor:
-    """Weights a / (a + p) [size] for tokens in order of falling frequency, p after Zipf: token of rank r has p ~ 1 / r."""
+def zipf(size: int) -> Tensor:
+    """Shares [size] float64 of tokens in order of falling frequency: the token of rank r has 1 / r of the first one's."""
     inverse = 1.0 / torch.arange(1, size + 1, dtype=torch.float64)
-    return (sif / (sif + inverse / inverse.sum())).float()
+    return inverse / inverse.sum()
+
+
+def rarity(shares: Tensor, *, sif: float = SIF) -> Tensor:
+    """Weights a / (a + p) [vocabulary] float32 of tokens that are the share p of all (Arora 2017, eq. 3)."""
+    return (sif / (sif + shares.double())).float()
 
 
 def _frame(encoder: TransformerEncoder) -> tuple[list[int], list[int]]:

@@ -1,0 +1,121 @@
+"""An encoder as a sentence-transformers folder, cut to its first dimensions if so told (Matryoshka: Kusupati 2022), with its card.
+
+sentence-transformers cuts rows after they are made unit, which leaves them shorter than one. So a cut is written as a Dense module
+before Normalize whose matrix keeps the first dimensions as they are: any version that knows Dense then gives the unit rows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from nearfar.embedding import embed
+from nearfar.encoders import AnyEncoder, Dense, StaticEncoder, TransformerEncoder, TwoTowerEncoder, load_encoder
+from nearfar.encoders.adapt import cut_rows
+from nearfar.exporting.card import card_text
+from nearfar.exporting.origin import read_origin
+from nearfar.exporting.parity import TOLERANCE, both_rows, check_equal
+from nearfar.exporting.record import Exported, check_out, shown_name, write_record
+from nearfar.exporting.samples import SAMPLES
+from nearfar.files import atomic_folder
+from nearfar.types import Progress, silent
+
+
+def export_folder(
+    encoder: AnyEncoder,
+    out: Path | str,
+    *,
+    name: str | Path,
+    dims: int | None = None,
+    language: str | None = None,
+    texts: Sequence[str] = SAMPLES,
+    progress: Progress = silent,
+) -> Exported:
+    """Write `out`: the model, `README.md` (its card) and `export.json`, whole or not at all; an earlier export is replaced.
+
+    `name` is what the model is called: of a run, the card tells all that the run recorded. `dims` keeps that many dimensions and makes
+    the rows unit. The folder is opened again and compared with the encoder on `texts`. Raises `BadInput` where `out` holds something
+    else, `BadConfig` for impossible dims, `Unfaithful` where the rows differ.
+    """
+    out = Path(out)
+    check_out(out)
+    made = keep_dims(encoder, dims)
+    progress("export", 0, 2)
+    with atomic_folder(out) as target:
+        save_into(made, target)
+        opened = load_encoder(target)
+        progress("export", 1, 2)
+        rows = both_rows(made, lambda items, role, _: embed(opened, items, role=role), texts)
+        difference = check_equal(rows, "the saved folder")
+        card = card_text(opened, shown_name(name), read_origin(name), language=language, dims=dims, load=out.name)
+        (target / "README.md").write_text(card, encoding="utf-8")
+        facts = {
+            "to": "sentence-transformers",
+            "source": shown_name(name),
+            "model": opened.fingerprint(),
+            "dim": opened.dim,
+            "dims": dims,
+            "parity": {"largest_difference": difference, "tolerance": TOLERANCE, "texts": len(texts)},
+        }
+        size = write_record(target, facts)
+    progress("export", 2, 2)
+    return Exported(out, "sentence-transformers", opened.dim, difference, len(texts), size)
+
+
+def keep_dims(encoder: AnyEncoder, dims: int | None) -> AnyEncoder:
+    """The encoder whose rows are the first `dims` dimensions, unit, by a table cut or a Dense that slices; it shares the weights.
+
+    A cut that the encoder has already is written in the same way, so that its unit rows are unit in sentence-transformers too.
+    Raises `BadConfig` where there are not so many dimensions.
+    """
+    if dims is not None:
+        cut_rows(encoder, dims)  # says what is wrong with it
+    if isinstance(encoder, TwoTowerEncoder):
+        query, document = keep_dims(encoder.query, dims), keep_dims(encoder.document, dims)
+        assert not isinstance(query, TwoTowerEncoder)
+        assert not isinstance(document, TwoTowerEncoder)
+        return TwoTowerEncoder(query, document)
+    if isinstance(encoder, StaticEncoder):
+        if dims is None:
+            return encoder
+        return StaticEncoder(
+            encoder.weight[:, :dims], encoder.tokenizer, max_length=encoder.max_length, prompts=encoder.prompts, normalize=True
+        )
+    kept = dims if dims is not None else encoder.truncate_dim if encoder.normalize else None
+    if kept is None:
+        return encoder
+    heads = [head for head in encoder.heads if isinstance(head, Dense)]
+    width = heads[-1].out_features if heads else int(encoder.model.config.hidden_size)
+    return rebuilt(encoder, [*heads, _slice(width, kept)] if kept < width else heads)
+
+
+def rebuilt(encoder: TransformerEncoder, heads: Sequence[Dense], cut: int | None = None) -> TransformerEncoder:
+    """The same model and tokenizer with these dense layers and this cut, its rows unit."""
+    return TransformerEncoder(
+        encoder.model,
+        encoder.hf_tokenizer,
+        pooling=encoder.pooling,
+        prompts=encoder.prompts,
+        max_length=encoder.max_length,
+        heads=heads,
+        truncate_dim=cut,
+    ).train(encoder.training)
+
+
+def save_into(encoder: AnyEncoder, folder: Path) -> None:
+    """Save an encoder into a folder that is there already (and is being written whole by the caller)."""
+    inner = folder / ".saved"
+    encoder.save(inner)
+    for place in sorted(inner.iterdir()):
+        os.replace(place, folder / place.name)
+    inner.rmdir()
+
+
+def _slice(width: int, kept: int) -> Dense:
+    dense = Dense(width, kept, bias=False)
+    with torch.no_grad():
+        dense.linear.weight.copy_(torch.eye(kept, width))
+    return dense
