@@ -112,7 +112,10 @@ def test_lineage_names_every_run_before_and_what_each_started_from(place):
     text = write_card(place / "second").read_text(encoding="utf-8")
     first = read_json(place / "first" / "run.json")["start"]
     second = read_json(place / "second" / "run.json")["start"]
-    assert f"- run `first` (its verdict: {read_json(place / 'first' / 'metrics.json')['verdict']}), fingerprint `{second}`\n" in text
+    assert (
+        f"- run `first` (its verdict: {read_json(place / 'first' / 'metrics.json')['verdict']}), fingerprint `{second}`\n"
+        in text
+    )
     assert f"- then `model`, fingerprint `{first}`\n" in text
 
 
@@ -186,5 +189,5 @@ def test_a_folder_that_is_no_run_and_a_torn_record_are_named(place, run):
     with pytest.raises(BadInput, match="no run with a model"):
         write_card(place / "model")
     (run / "metrics.json").write_text("{")
-    with pytest.raises(Damaged, match="metrics.json"):
+    with pytest.raises(Damaged, match=r"metrics\.json"):
         write_card(run)

@@ -53,7 +53,9 @@ def made(kind, folder):
     return encoders[kind]()
 
 
-@pytest.mark.parametrize("kind", ["table", "long rows", "transformer", "long transformer", "with a head", "cut before", "towers"])
+@pytest.mark.parametrize(
+    "kind", ["table", "long rows", "transformer", "long transformer", "with a head", "cut before", "towers"]
+)
 def test_rows_cut_to_k_dimensions_are_unit_and_the_same_for_both(tmp_path, kind):
     encoder = made(kind, tmp_path / "tiny")
     told = export_folder(encoder, tmp_path / "out", name="tiny", dims=6)

@@ -206,6 +206,17 @@ def test_a_model_that_torch_cannot_write_is_named(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_graph_that_holds_for_one_batch_size_only_is_refused(tmp_path, monkeypatch):
+    class Fixed(graph._TableGraph):
+        def forward(self, input_ids, attention_mask):
+            return super().forward(input_ids, attention_mask) + torch.zeros(len(input_ids), 1)
+
+    monkeypatch.setattr(graph, "_TableGraph", Fixed)
+    with pytest.raises(BadInput, match="input_ids takes 2 only"):
+        export_onnx(table(), tmp_path / "out", name="table")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in ("ModernBertModel", "Qwen3Model") else pytest.mark.slow) for name in KINDS]
 )

@@ -33,7 +33,7 @@ def test_a_token_common_in_the_texts_weighs_less(teacher):
     texts = ["the cat sat", "the dog ran", "the end"] * 4000
     plain, told = distill(teacher, dim=8), distill(teacher, dim=8, frequencies=token_frequencies(teacher, texts))
     the, tree = (teacher.tokenizer.token_to_id(word) for word in ("the", "tree"))
-    sizes = [{token: float(table.weight[token].norm()) for token in (the, tree)} for table in (plain, told)]
+    sizes = [{token: float(table.weight[token].detach().norm()) for token in (the, tree)} for table in (plain, told)]
     assert sizes[1][the] / sizes[1][tree] < sizes[0][the] / sizes[0][tree]
 
 
@@ -72,7 +72,7 @@ def test_a_table_is_what_both_libraries_load(teacher, tmp_path, monkeypatch):
 
 def test_what_a_table_cannot_be_made_of_is_refused_and_nothing_is_left(teacher, tmp_path):
     export_table(teacher, tmp_path / "out", name="tiny", dim=8)
-    with pytest.raises(BadInput, match="table already|token table"):
+    with pytest.raises(BadInput, match="token table"):
         export_table(load_encoder(tmp_path / "out"), tmp_path / "again", name="out")
     with pytest.raises(BadConfig, match="dim=33"):
         export_table(teacher, tmp_path / "again", name="tiny", dim=33)

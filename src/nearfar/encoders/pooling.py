@@ -33,7 +33,8 @@ def pool(hidden: Float[Tensor, "b w d"], lengths: Tensor, real: Tensor | None, p
     if pooling == "cls":
         return hidden[:, 0]
     if pooling == "last":
-        return hidden[torch.arange(len(hidden), device=hidden.device), (lengths - 1).clamp(min=0)]
+        # not len(hidden): a graph made of this would hold for one batch size only
+        return hidden[torch.arange(hidden.shape[0], device=hidden.device), (lengths - 1).clamp(min=0)]
     if pooling == "max":
         return (hidden if real is None else hidden.masked_fill(~real[:, :, None], -torch.inf)).amax(dim=1)
     if pooling == "mean" and real is None:

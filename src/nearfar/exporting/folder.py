@@ -116,6 +116,5 @@ def save_into(encoder: AnyEncoder, folder: Path) -> None:
 
 def _slice(width: int, kept: int) -> Dense:
     dense = Dense(width, kept, bias=False)
-    with torch.no_grad():
-        dense.linear.weight.copy_(torch.eye(kept, width))
+    dense.linear.weight.data = torch.eye(kept, width)
     return dense

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from nearfar.encoders import AnyEncoder, Dense, StaticEncoder, TransformerEncoder, TwoTowerEncoder
 from nearfar.encoders.adapt import cut_rows
-from nearfar.encoders.pooling import pool
+from nearfar.encoders.pooling import PoolingMode, pool
 from nearfar.errors import BadInput, Missing
 from nearfar.exporting.card import card_text
 from nearfar.exporting.folder import keep_dims, rebuilt, save_into
@@ -70,11 +70,7 @@ def export_onnx(
         raise BadInput(
             f"{name}: this model has two towers, and a graph holds one encoder. Export it with --to sentence-transformers."
         )
-    cut = cut_rows(encoder, dims)
-    if dims is not None and isinstance(cut, TransformerEncoder):
-        cut = rebuilt(cut, [head for head in cut.heads if isinstance(head, Dense)], cut.truncate_dim)
-    folder = keep_dims(encoder, dims)
-    cut = folder if isinstance(folder, StaticEncoder) else cut
+    folder, cut = keep_dims(encoder, dims), _cut(encoder, dims)
     steps = 3 if kind == "onnx" else 5
     progress("export", 0, steps)
     with atomic_folder(out) as target:
@@ -112,7 +108,8 @@ class _TransformerGraph(nn.Module):
         self.model = copy.deepcopy(encoder.model).float().eval()
         self.model.set_attn_implementation("eager")
         self.heads = copy.deepcopy(encoder.heads).float().eval()
-        self.pooling, self.cut, self.normalize = encoder.pooling, encoder.truncate_dim, encoder.normalize
+        self.pooling: PoolingMode = encoder.pooling
+        self.cut, self.normalize = encoder.truncate_dim, encoder.normalize
         self.options = {"use_cache": False} if "use_cache" in inspect.signature(encoder.model.forward).parameters else {}
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -184,7 +181,22 @@ def write_graph(encoder: StaticEncoder | TransformerEncoder, path: Path) -> bool
             f"{type(getattr(encoder, 'model', encoder)).__name__}: torch cannot write this model as an ONNX graph "
             f"({said.splitlines()[0][:200]}). Export it with --to sentence-transformers."
         ) from error
+    _check_free(path)
     return big
+
+
+def _check_free(path: Path) -> None:
+    """Where a model's code compares a size with a number, the exporter fixes that size without a word: such a graph is refused."""
+    import onnx
+
+    for given in onnx.load(path, load_external_data=False).graph.input:
+        sizes = given.type.tensor_type.shape.dim
+        fixed = [str(size.dim_value) for size in sizes if not size.dim_param]
+        if fixed:
+            raise BadInput(
+                f"torch made a graph whose {given.name} takes {' and '.join(fixed)} only, where batch and length must be free: this "
+                "model's code depends on them. Export it with --to sentence-transformers."
+            )
 
 
 def quantize(path: Path, *, big: bool = False) -> None:
@@ -204,6 +216,16 @@ def takes_types(encoder: TransformerEncoder) -> bool:
     """Whether the model is given `token_type_ids`."""
     asked = inspect.signature(encoder.model.forward).parameters
     return "token_type_ids" in asked and "token_type_ids" in encoder.hf_tokenizer.model_input_names
+
+
+def _cut(encoder: StaticEncoder | TransformerEncoder, dims: int | None) -> StaticEncoder | TransformerEncoder:
+    """The encoder of the graph: rows cut by taking their first numbers, which int8 leaves exact where it would round a matrix."""
+    if dims is None:
+        return encoder
+    cut = cut_rows(encoder, dims)
+    if isinstance(cut, TransformerEncoder):
+        return rebuilt(cut, [head for head in cut.heads if isinstance(head, Dense)], cut.truncate_dim)
+    return StaticEncoder(cut.weight, cut.tokenizer, max_length=cut.max_length, prompts=cut.prompts)
 
 
 def _lay_out(encoder: AnyEncoder, target: Path) -> None:

@@ -77,7 +77,14 @@ class OnnxModel:
         ids = np.full(real.shape, int(self.record["pad_id"]), np.int64)
         ids[real] = [number for row in batch for number in row]
         feeds = {"input_ids": ids, "attention_mask": real.astype(np.int64), "token_type_ids": np.zeros_like(ids)}
-        return self._session.run(["sentence_embedding"], {name: feeds[name] for name in self._inputs})[0]
+        try:
+            return self._session.run(["sentence_embedding"], {name: feeds[name] for name in self._inputs})[0]
+        except Exception as error:  # onnxruntime's own exceptions share no base but this
+            first = str(error).strip().splitlines()[0]
+            raise BadInput(
+                f"onnxruntime cannot run the graph on {len(batch)} texts of up to {int(lengths.max())} tokens ({first}). Give fewer at a time "
+                "(batch_size), or export the model again."
+            ) from error
 
 
 def open_session(path: Path, threads: int | None = None) -> Any:
