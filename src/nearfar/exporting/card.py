@@ -115,7 +115,7 @@ def _what(
     if origin is not None and table is None:
         told.append(f"Trained by contrast with [nearfar](https://pypi.org/project/nearfar/), run `{name}`.")
     if table is not None:
-        weights = "as often as they occur in given texts" if table.get("texts") else "as Zipf's law has it"
+        weights = f"in {table['texts']:,} given texts and after Zipf's law" if table.get("texts") else "after Zipf's law"
         told.append(
             f"Made from `{table['teacher']}` without training: its token rows, reduced, weighted by rarity ({weights})."
         )

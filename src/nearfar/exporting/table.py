@@ -1,7 +1,10 @@
 """A tuned transformer as a token table, hundreds of times as fast: every token through the model once, weighted by how rare it is.
 
 The recipe of Model2Vec (see `nearfar.encoders.distill`), with the frequencies of the user's own texts where there are some (Arora 2017,
-eq. 3: smooth inverse frequency), since what is common differs from one domain to the next.
+eq. 3: smooth inverse frequency), since what is common differs from one domain to the next. Measured shares alone make a domain's own words
+("flow" in aerodynamics) weigh as little as "the", and Zipf's law knows no domain: a token's rarity is the geometric mean of both shares.
+nDCG@10 of tables of the stock MiniLM under Zipf's law, measured shares, and both: cranfield 0.253, 0.163, 0.258; cisi 0.256, 0.250, 0.281;
+medquad 0.375, 0.423, 0.418.
 """
 
 from __future__ import annotations
@@ -43,7 +46,8 @@ def export_table(
 ) -> Exported:
     """Write `out`: a token table [vocabulary, dim] made from `teacher`, its card and `export.json`, whole or not at all.
 
-    With `texts` (queries and documents alike) tokens are weighted by their frequency there, else by Zipf's law over the vocabulary.
+    With `texts` (queries and documents alike) tokens are weighted by their frequency there together with Zipf's law over the vocabulary,
+    else by Zipf's law alone.
     Deterministic. Raises `BadInput` where the teacher is no single transformer, `out` holds something else or a text is none,
     `BadConfig` for an impossible dim.
     """
@@ -53,7 +57,10 @@ def export_table(
         raise BadInput(
             f"{name}: this model is a token table or has two towers; a table is made from one transformer. Name one."
         )
-    shares = token_frequencies(teacher, texts, progress=progress) if texts is not None else None
+    shares = None
+    if texts is not None:
+        measured = token_frequencies(teacher, texts, progress=progress)
+        shares = (measured * zipf(len(measured))).sqrt()
     made = distill(teacher, dim=dim, frequencies=shares, progress=progress)
     told = {"teacher": shown_name(name), "texts": None if texts is None else len(texts)}
     with atomic_folder(out) as target:
@@ -70,7 +77,7 @@ def export_table(
             "model": opened.fingerprint(),
             "dim": dim,
             "vocabulary": made.weight.shape[0],
-            "weighted_by": "Zipf's law" if texts is None else f"{len(texts):,} texts",
+            "weighted_by": "Zipf's law" if texts is None else f"Zipf's law and {len(texts):,} texts",
             "parity": {"largest_difference": difference, "tolerance": TOLERANCE, "texts": len(SAMPLES)},
         }
         size = write_record(target, facts)
