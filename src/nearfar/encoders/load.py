@@ -6,6 +6,7 @@ import importlib.resources
 import importlib.util
 import os
 import re
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer
 
 from nearfar.encoders.distill import distill
 from nearfar.encoders.folder import Layout, read_layout
+from nearfar.encoders.precision import Precision
 from nearfar.encoders.static import StaticEncoder
 from nearfar.encoders.transformer import TransformerEncoder
 from nearfar.errors import BadInput, Damaged, Missing, NearfarError
@@ -57,6 +59,11 @@ def load_encoder(
     if folder.exists() or text.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(text):
         return _fixed(folder.expanduser(), dim, max_length)
     return _fixed(_download(text), dim, max_length)
+
+
+def computing(encoder: object, precision: Precision, *, is_training: bool = False) -> AbstractContextManager[None]:
+    """Inside, a transformer runs in this precision (see `TransformerEncoder.computing`); a table, which multiplies nothing, runs as always."""
+    return encoder.computing(precision, is_training=is_training) if isinstance(encoder, TransformerEncoder) else nullcontext()
 
 
 def starter_folder() -> Path:

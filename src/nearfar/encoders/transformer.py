@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,11 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from nearfar.encoders.folder import Layout, PoolingMode, fingerprint_of, write_layout
+from nearfar.encoders.packed import BertPlan, plan_of, run_packed
+from nearfar.encoders.precision import Copies, Precision, compute_dtype
 from nearfar.encoders.tokens import NO_PROMPTS, Prompts, Tokens, tokenize
 from nearfar.errors import BadConfig, BadInput
 from nearfar.files import atomic_folder
@@ -66,6 +70,9 @@ class TransformerEncoder(nn.Module):
         takes = inspect.signature(model.forward).parameters
         self._zero_types = "token_type_ids" in takes and "token_type_ids" in tokenizer.model_input_names
         self._options = {"use_cache": False} if "use_cache" in takes else {}
+        self._plan = plan_of(model)
+        self.copies: Copies | None = None
+        """Weights of a lower precision to run with, kept up to date by whoever put them here."""
 
     @property
     def dim(self) -> int:
@@ -90,15 +97,37 @@ class TransformerEncoder(nn.Module):
         """The pooled rows before normalization."""
         if len(inputs) == 0:
             return torch.zeros(0, self.dim, device=self.device)
+        if self._plan is not None and self.device.type == "cpu" and len(inputs.ids):
+            return self._pooled_packed(self._plan, inputs)
         ids, mask = pad(inputs, self._pad)
         tokens = torch.from_numpy(ids).to(self.device)
         seen = None if mask is None else torch.from_numpy(mask).to(self.device)
         types = {"token_type_ids": torch.zeros_like(tokens)} if self._zero_types else {}
-        attended = None if seen is None else seen.long()
-        hidden = self.model(input_ids=tokens, attention_mask=attended, **types, **self._options).last_hidden_state
+        given = {"input_ids": tokens, "attention_mask": None if seen is None else seen.long(), **types, **self._options}
+        found = self.model(**given) if self.copies is None else functional_call(self.model, self.copies.tensors, kwargs=given)
         lengths = torch.from_numpy(inputs.lengths).to(self.device)
-        rows = pool(hidden, lengths, seen, self.pooling)
+        rows = pool(found.last_hidden_state.float(), lengths, seen, self.pooling)
         return rows if int(inputs.lengths.min()) else rows * (lengths > 0).to(rows)[:, None]
+
+    def _pooled_packed(self, plan: BertPlan, inputs: Tokens) -> Float[Tensor, "b d"]:
+        lengths = inputs.lengths
+        order = np.argsort(-lengths, kind="stable") if (np.diff(lengths) > 0).any() else None
+        sorted_inputs = inputs if order is None else inputs.select(order)
+        weights = dict(self.model.named_parameters()) if self.copies is None else self.copies.tensors
+        hidden = run_packed(plan, weights, sorted_inputs, is_training=self.training).float()
+        rows = pool_packed(hidden, sorted_inputs, self.pooling)
+        return rows if order is None else rows[torch.from_numpy(np.argsort(order))]
+
+    @contextmanager
+    def computing(self, precision: Precision, *, is_training: bool = False) -> Iterator[None]:
+        """Inside, the model runs in this precision; rows come out in float32 all the same. For training, call `copies.refresh()` after each step."""
+        before, dtype = self.copies, compute_dtype(precision, self.device)
+        own = next(self.model.parameters()).dtype
+        self.copies = None if dtype == own else Copies(self.model, dtype, is_training=is_training)
+        try:
+            yield
+        finally:
+            self.copies = before
 
     def save(self, folder: Path) -> None:
         """Write a folder (whole or not at all) that `load_encoder` and sentence-transformers load to the same vectors."""
@@ -137,6 +166,17 @@ def pad(tokens: Tokens, filler: int) -> tuple[np.ndarray, np.ndarray | None]:
     ids[real] = tokens.ids
     real[:, 0] = True
     return ids, real
+
+
+def pool_packed(hidden: Float[Tensor, "t d"], tokens: Tokens, pooling: PoolingMode) -> Float[Tensor, "b d"]:
+    """As `pool`, from the token rows of all texts end to end; a text without tokens has the zero row."""
+    lengths = torch.from_numpy(tokens.lengths)
+    if pooling == "mean":
+        text = torch.repeat_interleave(torch.arange(len(tokens)), lengths)
+        return hidden.new_zeros(len(tokens), hidden.shape[1]).index_add(0, text, hidden) / lengths.clamp(min=1)[:, None]
+    at = torch.from_numpy(tokens.offsets)
+    rows = hidden[(at[:-1] if pooling == "cls" else at[1:] - 1).clamp(0, len(hidden) - 1)]
+    return rows * (lengths > 0).to(rows)[:, None]
 
 
 def pool(hidden: Float[Tensor, "b w d"], lengths: Tensor, real: Tensor | None, pooling: PoolingMode) -> Float[Tensor, "b d"]:

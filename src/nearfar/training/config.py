@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 from nearfar.errors import BadConfig
 
 Schedule = Literal["linear", "cosine", "constant"]
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def _setting(default: Any, meaning: str) -> Any:
@@ -56,6 +57,19 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class ComputeConfig:
+    """How a transformer is run: nothing here changes what is computed but the precision."""
+
+    precision: Precision = _setting(
+        "auto", "of the encoder's multiplies: float32, bfloat16, or auto (bfloat16 where it is fast)"
+    )
+    micro_tokens: int = _setting(4096, "tokens encoded at once; the loss is over the whole batch all the same")
+    keep_megabytes: int | None = _setting(
+        None, "memory for activations; what does not fit is encoded twice (default: a quarter of what is free, 4096 at most)"
+    )
+
+
+@dataclass(frozen=True)
 class Config:
     """All settings of a run."""
 
@@ -74,6 +88,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def to_json(self) -> dict[str, Any]:
         """Nested dictionaries of plain values."""
@@ -130,6 +145,8 @@ def check_config(config: Config) -> None:
         (config.evaluation.pool >= 0, "evaluation.pool", "0 or more"),
         (config.checkpoint.every is None or config.checkpoint.every >= 1, "checkpoint.every", "1 or more"),
         (config.checkpoint.keep >= 1, "checkpoint.keep", "1 or more"),
+        (config.compute.micro_tokens >= 1, "compute.micro_tokens", "1 or more"),
+        (config.compute.keep_megabytes is None or config.compute.keep_megabytes >= 0, "compute.keep_megabytes", "0 or more"),
     ]
     values = {setting.name: setting.value for setting in describe_config(config)}
     for holds, name, wanted in rules:
@@ -140,8 +157,8 @@ def check_config(config: Config) -> None:
     parse_metric(config.evaluation.metric)
 
 
-def resolve(config: Config, *, is_static: bool, pairs: int) -> Config:
-    """Fill in what depends on the kind of encoder and the number of pairs; every other None is chosen where it is read.
+def resolve(config: Config, *, is_static: bool, pairs: int, precision: Precision = "float32") -> Config:
+    """Fill in what depends on the kind of encoder, the number of pairs and the device (`precision`, what auto means there); every other None is chosen where it is read.
 
     A table takes the largest power of two up to an eighth of the pairs, from 32 to 2048: a few thousand pairs want more steps, not more
     negatives.
@@ -151,12 +168,18 @@ def resolve(config: Config, *, is_static: bool, pairs: int) -> Config:
         config,
         batch_size=config.batch_size or batch_size,
         learning_rate=config.learning_rate or (0.1 if is_static else 2e-5),
+        compute=replace(config.compute, precision="float32" if is_static else precision),
     )
 
 
 def config_from_json(value: dict[str, Any]) -> Config:
     """The inverse of `Config.to_json`."""
-    parts = {"optimizer": OptimizerConfig, "evaluation": EvaluationConfig, "checkpoint": CheckpointConfig}
+    parts = {
+        "optimizer": OptimizerConfig,
+        "evaluation": EvaluationConfig,
+        "checkpoint": CheckpointConfig,
+        "compute": ComputeConfig,
+    }
     return Config(**{name: parts[name](**found) if name in parts else found for name, found in value.items()})
 
 

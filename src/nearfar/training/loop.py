@@ -18,8 +18,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import torch
+
 from nearfar.data.sampling import PairTable, epoch_batches
-from nearfar.encoders import StaticEncoder, TransformerEncoder, load_encoder
+from nearfar.encoders import StaticEncoder, TransformerEncoder, computing, load_encoder
+from nearfar.encoders.precision import compute_dtype
 from nearfar.errors import BadInput
 from nearfar.evaluation import Comparison, Evaluation, compare
 from nearfar.files import settle_folder, write_json
@@ -88,7 +91,10 @@ def train(
     check_config(config)
     started = _prepare_folder(run, resume)
     model = _open_start(run / "start", encoder, config, started, progress)
-    config = resolve(config, is_static=isinstance(model, StaticEncoder), pairs=len(pairs))
+    lower = compute_dtype(config.compute.precision, model.device) == torch.bfloat16
+    config = resolve(
+        config, is_static=isinstance(model, StaticEncoder), pairs=len(pairs), precision="bfloat16" if lower else "float32"
+    )
     plan = make_plan(pairs, config, dev=dev, task=task)
     name = str(encoder) if isinstance(encoder, (str, Path)) else encoder.fingerprint()
     now = identity(pairs, config, name, dev=dev, task=task)
@@ -96,14 +102,17 @@ def train(
         check_identity(run, now)
     else:
         _begin(run, model, plan, now, inputs or {})
-    start = judge(model, plan.task, run / "start.evaluation.json", "start", config, progress)
+    with computing(model, config.compute.precision):
+        start = judge(model, plan.task, run / "start.evaluation.json", "start", config, progress)
     work = _plan_work(run, model, plan, config, progress)
     state = new_state(model, config)
     if started:
         take_up(work, state)
-    seconds, seen = _run_steps(work, state, plan)
+    with computing(model, config.compute.precision, is_training=True):
+        seconds, seen = _run_steps(work, state, plan)
     best = load_encoder(run / "model") if plan.task else model
-    trained = judge(best, plan.task, run / "trained.evaluation.json", "trained", config, progress, keep=False)
+    with computing(best, config.compute.precision):
+        trained = judge(best, plan.task, run / "trained.evaluation.json", "trained", config, progress, keep=False)
     comparison = compare(trained, start, config.evaluation.metric) if trained and start else None
     result = RunResult(
         run,
