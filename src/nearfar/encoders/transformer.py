@@ -114,7 +114,7 @@ class TransformerEncoder(nn.Module):
         order = np.argsort(-lengths, kind="stable") if (np.diff(lengths) > 0).any() else None
         sorted_inputs = inputs if order is None else inputs.select(order)
         weights = dict(self.model.named_parameters()) if self.copies is None else self.copies.tensors
-        hidden = run_packed(plan, weights, sorted_inputs, is_training=self.training).float()
+        hidden = run_packed(plan, weights, sorted_inputs, is_training=self.model.training).float()
         rows = pool_packed(hidden, sorted_inputs, self.pooling)
         return rows if order is None else rows[torch.from_numpy(np.argsort(order))]
 
