@@ -142,7 +142,7 @@ def compare_all(pairs: list[Pair], task: Task, batch: int, asked: argparse.Names
         shown = paired_difference(mine, np.mean(scores[name], axis=0), seed=0)
         found[name] = {
             "ratio": round(ratio, 2),
-            "difference": round(shown.mean, 4),
+            "difference": round(shown.difference, 4),
             "low": round(shown.low, 4),
             "high": round(shown.high, 4),
         }

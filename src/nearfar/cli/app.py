@@ -111,10 +111,13 @@ def encode(
     texts: Annotated[Path, typer.Argument(metavar="INPUT", help="A .txt (a text a line) or a corpus .jsonl; - for stdin.")],
     out: Annotated[Path, typer.Option("-o", "--out", help=".npy, .safetensors or .parquet (with ids).")],
     role: Annotated[str, typer.Option(help="What the texts are: query or document.")] = "document",
+    precision: Annotated[
+        str, typer.Option(help="Of a transformer: float32, bfloat16, or auto (bfloat16 where the processor multiplies it).")
+    ] = "auto",
     json_: Json = False,
 ) -> int:
     """Turn texts into rows of numbers."""
-    return commands.encode(model, texts, out, role=role, as_json=json_)
+    return commands.encode(model, texts, out, role=role, precision=precision, as_json=json_)
 
 
 @app.command()

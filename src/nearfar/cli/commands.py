@@ -142,12 +142,14 @@ def compare(a: str, b: str, task: Path | None, *, metric: str, split: str | None
     return 1 if result.verdict == "worse" else 0
 
 
-def encode(model: str, texts: Path, out: Path, *, role: str, as_json: bool) -> int:
+def encode(model: str, texts: Path, out: Path, *, role: str, precision: str, as_json: bool) -> int:
     """`nearfar encode`."""
     if out.suffix not in (".npy", ".safetensors", ".parquet"):
         raise BadInput(f"{out}: rows are written as .npy, .safetensors or .parquet. Give one of these endings.")
     if role not in ("query", "document"):
         raise BadConfig(f"--role {role}: a text is used as query or as document. Use one of the two.")
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise BadConfig(f"--precision {precision}: expected auto, float32 or bfloat16.")
     from nearfar.cli.progress import shown
     from nearfar.cli.rows import read_texts, write_rows
     from nearfar.embedding import embed
@@ -156,7 +158,8 @@ def encode(model: str, texts: Path, out: Path, *, role: str, as_json: bool) -> i
     items = read_texts(texts)
     with shown() as progress:
         encoder = load_encoder(model, progress=progress)
-        rows = embed(encoder, list(items.values()), role=role, progress=progress)  # pyright: ignore[reportArgumentType]
+        told: Any = {"role": role, "precision": precision}
+        rows = embed(encoder, list(items.values()), **told, progress=progress)
     write_rows(out, list(items), rows)
     if as_json:
         _say({"rows": len(rows), "dim": encoder.dim, "model": encoder.fingerprint(), "out": str(out)})
