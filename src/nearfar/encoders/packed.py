@@ -27,6 +27,12 @@ from nearfar.encoders.tokens import Tokens
 
 POSITIONS_BEGIN = {"BertModel": 0, "RobertaModel": 2, "XLMRobertaModel": 2, "CamembertModel": 2}
 """Classes of transformers whose layers are these, and the position number of the first token (padding_idx + 1 where there is one)."""
+PARTS = (
+    *(f"attention.self.{name}" for name in ("query", "key", "value")),
+    *("attention.output.dense", "attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm"),
+)
+KINDS = ("weight", "bias")
+"""The parameters of a layer: a model with others is not run here."""
 GROUP_SLACK = 8
 """Texts whose lengths differ by so many tokens at most (or a sixteenth) attend in one padded group."""
 GROUP_SCORES = 1 << 20
@@ -62,10 +68,12 @@ def plan_of(model: nn.Module) -> BertPlan | None:
     """How to run this model packed, or None where it is none of the classes, or has parts (adapters, causal masks, other activations) that differ."""
     config: Any = model.config
     begins = POSITIONS_BEGIN.get(type(model).__name__)
-    plain = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.Dropout)
     if begins is None or config.hidden_act != "gelu" or config.is_decoder or config.add_cross_attention:
         return None
-    if any(type(leaf) not in plain and list(leaf.parameters(recurse=False)) for leaf in model.modules()):
+    named = (name for name, _ in model.named_parameters() if name.startswith("encoder."))
+    if set(named) != {
+        f"encoder.layer.{n}.{part}.{kind}" for n in range(config.num_hidden_layers) for part in PARTS for kind in KINDS
+    }:
         return None
     if begins and config.pad_token_id is not None:
         begins = int(config.pad_token_id) + 1

@@ -21,7 +21,17 @@ from typing import Any
 import torch
 
 from nearfar.data.sampling import PairTable, epoch_batches
-from nearfar.encoders import StaticEncoder, TransformerEncoder, computing, load_encoder
+from nearfar.encoders import (
+    LoraOptions,
+    StaticEncoder,
+    TransformerEncoder,
+    TwoTowerEncoder,
+    adapt,
+    computing,
+    grow,
+    is_static,
+    load_encoder,
+)
 from nearfar.encoders.precision import compute_dtype
 from nearfar.errors import BadInput
 from nearfar.evaluation import Comparison, Evaluation, compare
@@ -92,9 +102,7 @@ def train(
     started = _prepare_folder(run, resume)
     model = _open_start(run / "start", encoder, config, started, progress)
     lower = compute_dtype(config.compute.precision, model.device) == torch.bfloat16
-    config = resolve(
-        config, is_static=isinstance(model, StaticEncoder), pairs=len(pairs), precision="bfloat16" if lower else "float32"
-    )
+    config = resolve(config, is_static=is_static(model), pairs=len(pairs), precision="bfloat16" if lower else "float32")
     plan = make_plan(pairs, config, dev=dev, task=task)
     name = str(encoder) if isinstance(encoder, (str, Path)) else encoder.fingerprint()
     now = identity(pairs, config, name, dev=dev, task=task)
@@ -164,15 +172,43 @@ def _open_start(
 ) -> TrainableEncoder:
     """The encoder as it is before the first step: on resume the copy in the run, so that a changed cache changes nothing."""
     if started:
-        return load_encoder(folder)
-    if isinstance(encoder, (StaticEncoder, TransformerEncoder)):
-        return encoder
-    model = load_encoder(encoder, dim=config.dim, max_length=config.max_length, progress=progress)
-    if isinstance(model, StaticEncoder) and model.max_length is None:
-        model = StaticEncoder(
-            model.weight, model.tokenizer, max_length=STATIC_LENGTH, prompts=model.prompts, normalize=model.normalize
-        )
-    return model
+        return _adapted(load_encoder(folder), config)
+    if isinstance(encoder, (StaticEncoder, TransformerEncoder, TwoTowerEncoder)):
+        model = encoder
+    else:
+        model = load_encoder(encoder, dim=config.dim, max_length=config.max_length, progress=progress)
+        if isinstance(model, StaticEncoder) and model.max_length is None:
+            model = StaticEncoder(
+                model.weight, model.tokenizer, max_length=STATIC_LENGTH, prompts=model.prompts, normalize=model.normalize
+            )
+    wanted = config.model
+    grown = grow(
+        model,
+        head=wanted.head,
+        head_dim=wanted.head_dim,
+        towers=wanted.towers,
+        truncate_dim=wanted.truncate_dim,
+        seed=config.seed,
+    )
+    return _adapted(grown, config)
+
+
+def _adapted(model: TrainableEncoder, config: Config) -> TrainableEncoder:
+    """The encoder with dropout, adapters and frozen parts as the settings say: what its folder does not hold."""
+    wanted, lora = config.model, config.lora
+    return adapt(
+        model,
+        dropout=wanted.dropout,
+        lora=LoraOptions(lora.rank, lora.alpha, lora.dropout, _listed(lora.targets)) if lora.rank else None,
+        freeze=_listed(wanted.freeze),
+        freeze_layers=wanted.freeze_layers,
+        freeze_embeddings=wanted.freeze_embeddings,
+        seed=config.seed,
+    )
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _begin(run: Path, model: TrainableEncoder, plan: Plan, now: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
@@ -185,7 +221,7 @@ def _begin(run: Path, model: TrainableEncoder, plan: Plan, now: Mapping[str, Any
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "encoder": now["encoder"],
         "start": model.fingerprint(),
-        "kind": "static" if isinstance(model, StaticEncoder) else "transformer",
+        "kind": "static" if is_static(model) else "transformer",
         "identity": dict(now),
         "inputs": dict(inputs),
         "trained_on": len(plan.pairs),

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from nearfar.data.sampling import PairTable
-from nearfar.encoders import StaticEncoder, TransformerEncoder
+from nearfar.encoders import AnyEncoder
 from nearfar.errors import Mismatch
 from nearfar.files import atomic_file
 from nearfar.training.checkpoint import latest_checkpoint, save_checkpoint
@@ -21,7 +21,7 @@ from nearfar.training.config import Config
 from nearfar.training.optimizer import AdamW
 from nearfar.types import Checkpoint, Inputs, Progress, Task
 
-TrainableEncoder = StaticEncoder | TransformerEncoder
+TrainableEncoder = AnyEncoder
 
 
 @dataclass

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nearfar.data.collate import collate
-from nearfar.encoders import StaticEncoder, Tokens, TransformerEncoder
+from nearfar.encoders import Tokens, is_static, refresh_copies
 from nearfar.errors import Diverged
 from nearfar.files import write_json
 from nearfar.losses.info_nce import info_nce
@@ -43,7 +43,7 @@ def step(work: Work, state: State, rows: np.ndarray, plan: Plan) -> dict[str, fl
         return info_nce(queries, candidates, targets, temperature=knob).mean()
 
     side = _side(state.encoder, batch)
-    is_table, told = isinstance(state.encoder, StaticEncoder), config.compute
+    is_table, told = is_static(state.encoder), config.compute
     keep = None if told.keep_megabytes is None else told.keep_megabytes << 20
     found = accumulate(
         [side],
@@ -56,8 +56,7 @@ def step(work: Work, state: State, rows: np.ndarray, plan: Plan) -> dict[str, fl
     norm = state.optimizer.step(rate) if math.isfinite(found.loss) else math.nan
     if not (math.isfinite(found.loss) and math.isfinite(norm)):
         raise _diverged(work, state, rows, plan, found.loss)
-    if isinstance(state.encoder, TransformerEncoder) and state.encoder.copies is not None:
-        state.encoder.copies.refresh()
+    refresh_copies(state.encoder)
     state.step += 1
     temperature = float(torch.as_tensor(knob).detach())
     return {"loss": found.loss, "learning_rate": rate, "gradient_norm": norm, "temperature": temperature}
