@@ -110,4 +110,4 @@ def test_the_callers_generator_is_left_as_it_was(encoder):
 
 
 def test_memory_for_graphs_follows_what_is_free():
-    assert 0 < memory_budget() <= 4 << 30
+    assert 0 < memory_budget() < 1 << 42

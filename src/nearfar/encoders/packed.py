@@ -5,7 +5,7 @@ of the transformers model: this is another way to run it, equal in value and in 
 
 Decisions (2 CPU cores, MiniLM, bfloat16). Everything but attention is row by row, so packed rows need no padding. Attention runs over groups of texts of like
 length, by batched multiplies with the probabilities in cache: torch's fused attention takes about twice as long backward at 32 dimensions a head, and with dropout
-six times. Probabilities are made again for the gradient instead of kept. GELU's output too: it costs less than the memory it would hold.
+six times. GELU's output and the masks of dropout are made again for the gradient: they cost less than the memory they would hold.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from nearfar.encoders.dropout import dropout_factors, next_seed
+from nearfar.encoders.dropout import dropout_factors, mark_dropped, next_seed
 from nearfar.encoders.tokens import Tokens
 
 POSITIONS_BEGIN = {"BertModel": 0, "RobertaModel": 2, "XLMRobertaModel": 2, "CamembertModel": 2}
@@ -206,43 +206,51 @@ class _FeedForward(torch.autograd.Function):
 
 
 class _Attention(torch.autograd.Function):
-    """Scaled dot-product attention (Vaswani 2017, eq. 1) of packed queries, keys and values [t, 3 d], within each text."""
+    """Scaled dot-product attention (Vaswani 2017, eq. 1) of packed queries, keys and values [t, 3 d], within each text.
+
+    Of the softmax's gradient, p (dp - sum of dp p), the sum is that of a row's own output and its gradient (Dao 2022, appendix B.4).
+    """
 
     @staticmethod
     def forward(ctx: Any, packed: Tensor, groups: list[Group], heads: int, rate: float, seed: int) -> Tensor:
-        ctx.save_for_backward(packed)
-        ctx.groups, ctx.heads, ctx.rate, ctx.seed = groups, heads, rate, seed
         out = packed.new_zeros(len(packed), packed.shape[1] // 3)
+        kept: list[Tensor] = []
         for number, group in enumerate(groups):
             q, k, v = _spread(packed, group, heads, 3)
-            p, keep = _probabilities(q, k, group, rate, seed + number)
-            if keep is not None:
-                p = p * keep
+            p = _probabilities(q, k, group)
+            if rate:
+                kept.append(mark_dropped(p, rate, seed + number))
+                p, v = p.clamp(min=0), v * (1 / (1 - rate))
+            else:
+                kept.append(p)
             _gather(torch.bmm(p, v), group, heads, out)
+        ctx.save_for_backward(packed, out, *(kept if ctx.needs_input_grad[0] else ()))
+        ctx.groups, ctx.heads, ctx.rate = groups, heads, rate
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (packed,) = ctx.saved_tensors
-        out = torch.zeros_like(packed)
+        packed, out, *probabilities = ctx.saved_tensors
+        result = torch.zeros_like(packed)
         d = grad.shape[1]
-        for number, group in enumerate(ctx.groups):
+        sums = (grad.view(len(grad), ctx.heads, -1) * out.view(len(grad), ctx.heads, -1)).sum(dim=-1)
+        for group, p in zip(ctx.groups, probabilities, strict=True):
             q, k, v = _spread(packed, group, ctx.heads, 3)
             (g,) = _spread(grad, group, ctx.heads, 1)
-            p, keep = _probabilities(q, k, group, ctx.rate, ctx.seed + number)
-            to_p = torch.bmm(g, v.transpose(1, 2))
-            if keep is None:
-                to_v = torch.bmm(p.transpose(1, 2), g)
+            (row,) = _spread(sums, group, ctx.heads, 1)
+            if ctx.rate:
+                taken, p, v = p.clamp(min=0), p.abs(), v * (1 / (1 - ctx.rate))
+                to_s = torch.bmm(g, v.transpose(1, 2)).mul_(taken).sub_(p.mul_(row))
+                to_v = torch.bmm(taken.transpose(1, 2), g).mul_(1 / (1 - ctx.rate))
             else:
-                to_p *= keep
-                to_v = torch.bmm((p * keep).transpose(1, 2), g)
-            to_s = torch.ops.aten._softmax_backward_data(to_p, p, -1, p.dtype)
+                to_s = torch.bmm(g, v.transpose(1, 2)).sub_(row).mul_(p)
+                to_v = torch.bmm(p.transpose(1, 2), g)
             scale = 1 / math.sqrt(q.shape[-1])
-            _gather(torch.bmm(to_s, k).mul_(scale), group, ctx.heads, out[:, :d])
-            _gather(torch.bmm(to_s.transpose(1, 2), q).mul_(scale), group, ctx.heads, out[:, d : 2 * d])
-            _gather(to_v, group, ctx.heads, out[:, 2 * d :])
-        return out, None, None, None, None
+            _gather(torch.bmm(to_s, k).mul_(scale), group, ctx.heads, result[:, :d])
+            _gather(torch.bmm(to_s.transpose(1, 2), q).mul_(scale), group, ctx.heads, result[:, d : 2 * d])
+            _gather(to_v, group, ctx.heads, result[:, 2 * d :])
+        return result, None, None, None, None
 
 
 def _spread(packed: Tensor, group: Group, heads: int, count: int) -> tuple[Tensor, ...]:
@@ -262,11 +270,10 @@ def _gather(found: Float[Tensor, "ch w h"], group: Group, heads: int, out: Tenso
     out[group.start : group.stop] = rows if group.slots is None else rows[group.slots]
 
 
-def _probabilities(q: Tensor, k: Tensor, group: Group, rate: float, seed: int) -> tuple[Tensor, Tensor | None]:
-    """Attention probabilities [texts * heads, width, width], and what dropout multiplies them by."""
+def _probabilities(q: Tensor, k: Tensor, group: Group) -> Tensor:
+    """Attention probabilities [texts * heads, width, width]."""
     scores = torch.bmm(q * (1 / math.sqrt(q.shape[-1])), k.transpose(1, 2))
     if group.blank is not None:
         heads = len(q) // group.texts
         scores = (scores.view(group.texts, heads, group.width, -1) + group.blank[:, None].to(scores.dtype)).view_as(scores)
-    p = scores.softmax(dim=-1)
-    return p, dropout_factors(p.shape, rate, seed, p) if rate else None
+    return scores.softmax(dim=-1)

@@ -67,7 +67,7 @@ class ComputeConfig:
     )
     micro_tokens: int = _setting(4096, "tokens encoded at once; the loss is over the whole batch all the same")
     keep_megabytes: int | None = _setting(
-        None, "memory for activations; what does not fit is encoded twice (default: a quarter of what is free, 4096 at most)"
+        None, "memory for activations; what does not fit is encoded twice (default: half of what is free)"
     )
 
 
