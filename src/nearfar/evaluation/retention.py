@@ -106,7 +106,9 @@ def compare_neighbours(
     return Retention(overlap=Overlap(*found, k, len(texts), source))
 
 
-def neighbour_overlap(before: Float[np.ndarray, "n d"], after: Float[np.ndarray, "n e"], k: int = NEIGHBOURS) -> Float[np.ndarray, " n"]:
+def neighbour_overlap(
+    before: Float[np.ndarray, "n d"], after: Float[np.ndarray, "n e"], k: int = NEIGHBOURS
+) -> Float[np.ndarray, " n"]:
     """For each of n texts the share of its `k` nearest others (by dot product) that both sets of rows agree on, 0..1.
 
     Unrelated rows agree on k / (n - 1) on average. Raises `Mismatch` for unequal numbers of rows, `BadInput` for fewer than k + 2 texts.
@@ -116,7 +118,9 @@ def neighbour_overlap(before: Float[np.ndarray, "n d"], after: Float[np.ndarray,
     if len(before) != len(after):
         raise Mismatch(f"{len(before):,} rows before and {len(after):,} after: both models must encode the same texts.")
     if len(before) < k + 2:
-        raise BadInput(f"{len(before):,} texts: with fewer than {k + 2} the {k} nearest of any are nearly all. Give more texts.")
+        raise BadInput(
+            f"{len(before):,} texts: with fewer than {k + 2} the {k} nearest of any are nearly all. Give more texts."
+        )
     itself = np.arange(len(before))
     one, other = (topk(rows, rows, k, exclude=itself).ids for rows in (before, after))
     return (one[:, :, None] == other[:, None, :]).sum(axis=(1, 2)) / k

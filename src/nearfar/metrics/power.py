@@ -11,7 +11,9 @@ from statistics import NormalDist
 from nearfar.errors import BadInput
 
 
-def queries_needed(difference: float, low: float, high: float, queries: int, *, confidence: float = 0.95, power: float = 0.8) -> int | None:
+def queries_needed(
+    difference: float, low: float, high: float, queries: int, *, confidence: float = 0.95, power: float = 0.8
+) -> int | None:
     """Queries with which a true mean `difference` would be shown with probability `power`; None where the difference is zero.
 
     [low, high] is the interval of the difference, at `confidence`, measured on `queries` queries: its width tells the spread of the

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-
 from nearfar.data.sources.general import FEWEST, outside_texts
 from nearfar.encoders import load_encoder
 from nearfar.errors import NearfarError

@@ -150,6 +150,7 @@ def _judge_result(
         trained = judge(best, plan.task, run / "trained.evaluation.json", "trained", config, progress, keep=False)
         comparison = compare(trained, start.task, config.evaluation.metric)
     metric = parse_metric(config.evaluation.metric).name
+    kept = measure_retention(run, best, retain, start.retain, plan, config, progress)
     facts = RunFacts(
         config=config,
         curve=state.dev_scores,
@@ -165,6 +166,7 @@ def _judge_result(
         distinct_documents=len({pair.positive for pair in plan.pairs}),
         cut_share=share_cut(work.documents, best.max_length),
         max_length=best.max_length,
+        retention=kept,
     )
     return RunResult(
         run,
@@ -179,7 +181,7 @@ def _judge_result(
         plan.task,
         seconds,
         seen / seconds if seconds else 0.0,
-        measure_retention(run, best, retain, start.retain, plan, config, progress),
+        kept,
         say_stop(state, config, work.total),
         find_reasons(facts),
     )

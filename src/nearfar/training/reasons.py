@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nearfar.evaluation import Comparison
+from nearfar.evaluation.retention import Retention
 from nearfar.metrics.power import queries_needed
 from nearfar.metrics.ranking import label
 from nearfar.training.config import Config
@@ -56,12 +57,17 @@ class RunFacts:
     cut_share: float
     """Share of the documents that reach `max_length` tokens."""
     max_length: int | None
+    retention: Retention | None = None
 
 
 def find_reasons(facts: RunFacts) -> list[Reason]:
-    """What the run knows about why it is not shown to have helped, the most telling first; nothing where it helped or nothing judged it."""
+    """What the run knows about why it is not shown to have helped, the most telling first, and what to do about forgetting.
+
+    Nothing where it helped and forgot nothing, or where nothing judged it.
+    """
+    forgot = [_forgot(facts)] if facts.retention and facts.retention.verdict == "worse" else []
     if facts.comparison is None or facts.comparison.verdict == "improved":
-        return []
+        return forgot
     rules: tuple[Callable[[RunFacts], Reason | None], ...] = (
         _learned_nothing,
         _below_the_start,
@@ -74,7 +80,7 @@ def find_reasons(facts: RunFacts) -> list[Reason]:
         _texts_cut,
         _documents_repeat,
     )
-    return [reason for rule in rules if (reason := rule(facts)) is not None]
+    return [reason for rule in rules if (reason := rule(facts)) is not None] + forgot
 
 
 def read_losses(path: Path) -> list[tuple[float, int]]:
@@ -182,7 +188,9 @@ def _too_few_to_judge(f: RunFacts) -> Reason | None:
         return None
     return Reason(
         f"{f.judged:,} judging queries are too few to show a difference of {found.difference:+.3f}: that would take about {needed:,}.",
-        "Judge by a larger task (--eval TASK)." if f.own_task else f"Hold out more (--set evaluation.judge={needed}), or give --eval TASK.",
+        "Judge by a larger task (--eval TASK)."
+        if f.own_task
+        else f"Hold out more (--set evaluation.judge={needed}), or give --eval TASK.",
     )
 
 
@@ -210,6 +218,16 @@ def _documents_repeat(f: RunFacts) -> Reason | None:
     return Reason(
         f"The {f.pairs:,} pairs have only {f.distinct_documents:,} different positives.",
         "Fewer different texts teach less: drop near duplicates, or add pairs of other documents.",
+    )
+
+
+def _forgot(f: RunFacts) -> Reason:
+    assert f.retention is not None
+    assert f.retention.comparison is not None
+    lost = f.retention.comparison
+    return Reason(
+        f"What the model could do before got worse: {label(lost.metric)} {lost.difference:+.3f} on the retention task.",
+        f"{_lower_rate(f)} Or add pairs of that kind to the training pairs.",
     )
 
 

@@ -22,11 +22,11 @@ _MODULES = (
     "mimetypes numbers operator optparse os pathlib pickle platform poplib pprint queue random sched selectors shelve shlex shutil "
     "smtplib socket socketserver ssl statistics string subprocess symtable tarfile tempfile textwrap threading timeit tokenize trace "
     "traceback turtle types uuid warnings wave weakref webbrowser zipfile"
-).split()
+)
 _PACKAGES = (
     "nearfar numpy torch transformers tokenizers safetensors huggingface-hub jaxtyping typer rich tqdm filelock packaging pyyaml regex "
     "click pygments fsspec jinja2 markupsafe networkx sympy mpmath usearch pyarrow pip setuptools"
-).split()
+)
 _SENTENCE_END = re.compile(r"(?<=[.!?;:])\s+(?=[A-Z(\"'])")
 
 
@@ -60,7 +60,7 @@ def outside_texts(near: Iterable[str], count: int = 1000) -> GeneralTexts:
 @cache
 def _docstring_sentences() -> tuple[str, ...]:
     library = Path(sysconfig.get_path("stdlib"))
-    files = (read_file(library / f"{name}.py", name) for name in _MODULES)
+    files = (read_file(library / f"{name}.py", name) for name in _MODULES.split())
     return _distinct(entry.query for file in files for entry in file.entries)
 
 
@@ -70,7 +70,7 @@ def _licence_sentences() -> tuple[str, ...]:
     licence = Path(sysconfig.get_path("stdlib")) / "LICENSE.txt"
     if licence.is_file():
         texts.append(licence.read_text(encoding="utf-8", errors="replace"))
-    for name in _PACKAGES:
+    for name in _PACKAGES.split():
         try:
             found = distribution(name)
         except PackageNotFoundError:
@@ -87,7 +87,11 @@ def _licence_sentences() -> tuple[str, ...]:
 
 def _is_sentence(text: str) -> bool:
     words = text.split()
-    return 30 <= len(text) <= 300 and len(words) >= 6 and sum(word.strip(".,;:()\"'").isalpha() for word in words) >= 0.8 * len(words)
+    return (
+        30 <= len(text) <= 300
+        and len(words) >= 6
+        and sum(word.strip(".,;:()\"'").isalpha() for word in words) >= 0.8 * len(words)
+    )
 
 
 def _distinct(texts: Iterable[str]) -> tuple[str, ...]:
