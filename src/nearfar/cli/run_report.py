@@ -44,7 +44,7 @@ def report_run(
         subtitle=subtitle
         or f"{record['encoder']} trained on {result.pairs:,} pairs, {result.steps:,} steps at {result.pairs_per_second:,.0f} pairs a second",
         verdict=[*(headline(comparisons, result.config.evaluation.metric) if comparisons else []), *result.conclusion],
-        reasons=[tuple(reason) for reason in result.reasons],
+        reasons=[(reason.found, reason.advice) for reason in result.reasons],
         systems=_systems(shown),
         differences=compared,
         steps=_steps(run / "steps.jsonl"),

@@ -58,7 +58,7 @@ class Retention:
             before, after = (float(np.mean(e.metrics[found.metric])) for e in (self.start, self.trained))
             said = (
                 f"{label(found.metric)} {before:.3f} before, {after:.3f} after, {found.difference:+.3f} [{found.low:+.3f}, "
-                f"{found.high:+.3f}] on {self.start.task} ({len(self.start.query_ids):,} queries)"
+                f"{found.high:+.3f}], {'p < 0.001' if found.p < 0.001 else f'p = {found.p:.3f}'}, on {self.start.task} ({len(self.start.query_ids):,} queries)"
             )
             return [
                 {
@@ -66,6 +66,10 @@ class Retention:
                     "not shown": f"Retention: no change is shown at what it could do before: {said}.",
                     "improved": f"Retention: better, too, at what it could do before: {said}.",
                 }[found.verdict]
+            ]
+        if self.overlap and self.overlap.low == 1:
+            return [
+                f"Outside the target domain every text kept its nearest neighbours ({self.overlap.texts:,} {self.overlap.source})."
             ]
         if self.overlap:
             mean, low, high, k = *(self.overlap.k * x for x in self.overlap[:3]), self.overlap.k
