@@ -46,7 +46,7 @@ class EvaluationConfig:
     pool: int = _setting(5000, "documents of the training pairs put among those to be searched")
     metric: str = _setting("ndcg@10", "what the checkpoint is chosen by, and the run judged by")
     # off: the best checkpoint is kept anyway, so stopping saves time and never weights; and as the learning rate falls to zero at the
-    # end of the run, a curve that stalls half-way often rises once more. Who waits for hours sets it, and sees the curve as it comes
+    # end of the run, a curve that stalls half-way can rise once more. Who waits for hours sets it, and sees the curve as it comes
     patience: int | None = _setting(None, "evaluations without a better lower bound on dev before the run stops (none: never)")
     outside_texts: int = _setting(
         1000, "texts outside the domain whose nearest neighbours before and after are compared, without --retain; 0: none"
