@@ -63,6 +63,11 @@ class TwoTowerEncoder(nn.Module):
         return self.document.normalize
 
     @property
+    def max_length(self) -> int | None:
+        """Tokens a document is cut to."""
+        return self.document.max_length
+
+    @property
     def prompts(self) -> Prompts:
         """The query tower's prompt for queries, the document tower's for documents."""
         return Prompts(self.query.prompts.query, self.document.prompts.document)

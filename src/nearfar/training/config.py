@@ -48,6 +48,12 @@ class EvaluationConfig:
     )
     pool: int = _setting(5000, "documents of the training pairs put among those to be searched")
     metric: str = _setting("ndcg@10", "what the checkpoint is chosen by, and the run judged by")
+    # off: the best checkpoint is kept anyway, so stopping saves time and never weights; and as the learning rate falls to zero at the
+    # end of the run, a curve that stalls half-way can rise once more. Who waits for hours sets it, and sees the curve as it comes
+    patience: int | None = _setting(None, "evaluations without a better lower bound on dev before the run stops (none: never)")
+    outside_texts: int = _setting(
+        1000, "texts outside the domain whose nearest neighbours before and after are compared, without --retain; 0: none"
+    )
 
 
 @dataclass(frozen=True)
@@ -184,6 +190,12 @@ def check_config(config: Config) -> None:
         (config.evaluation.dev is None or config.evaluation.dev >= 0, "evaluation.dev", "0 or more"),
         (config.evaluation.judge is None or config.evaluation.judge >= 0, "evaluation.judge", "0 or more"),
         (config.evaluation.pool >= 0, "evaluation.pool", "0 or more"),
+        (config.evaluation.patience is None or config.evaluation.patience >= 1, "evaluation.patience", "1 or more, or none"),
+        (
+            config.evaluation.outside_texts == 0 or config.evaluation.outside_texts >= 100,
+            "evaluation.outside_texts",
+            "100 or more (fewer say nothing), or 0",
+        ),
         (config.checkpoint.every is None or config.checkpoint.every >= 1, "checkpoint.every", "1 or more"),
         (config.checkpoint.keep >= 1, "checkpoint.keep", "1 or more"),
         (config.compute.micro_tokens >= 1, "compute.micro_tokens", "1 or more"),

@@ -12,12 +12,13 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 
 from nearfar.data.sampling import PairTable, epoch_batches
@@ -35,10 +36,14 @@ from nearfar.encoders import (
 from nearfar.encoders.precision import compute_dtype
 from nearfar.errors import BadInput
 from nearfar.evaluation import Comparison, Evaluation, compare
+from nearfar.evaluation.retention import Retention
 from nearfar.files import settle_folder, write_json
+from nearfar.metrics.ranking import parse_metric
 from nearfar.training.config import Config, check_config, config_from_json, resolve
-from nearfar.training.guard import choose, judge
+from nearfar.training.dev import DevScore
+from nearfar.training.guard import Baseline, choose, is_stopped, judge, judge_start, measure_retention, say_stop
 from nearfar.training.plan import FORMAT, Plan, check_identity, identity, machine, make_plan
+from nearfar.training.reasons import Reason, RunFacts, conclude, find_reasons, read_losses, share_cut
 from nearfar.training.state import State, TrainableEncoder, Work, new_state, save_state, take_up
 from nearfar.training.step import step
 from nearfar.types import Pair, Progress, Task, silent
@@ -60,7 +65,7 @@ class RunResult:
     steps: int
     best_step: int
     """The step whose weights are `model/`; 0 is the start."""
-    dev_scores: list[tuple[int, float]]
+    dev_scores: list[DevScore]
     start: Evaluation | None
     trained: Evaluation | None
     comparison: Comparison | None
@@ -70,11 +75,34 @@ class RunResult:
     seconds: float
     """Spent in steps by this process, evaluation and saving apart."""
     pairs_per_second: float
+    retention: Retention | None = None
+    """What is left of what the start could do; it changes no verdict."""
+    stopped: str | None = None
+    """Why the run ended before its last step; None where it did not."""
+    reasons: list[Reason] = field(default_factory=list)
+    """Where it is not shown to have helped: what the run knows about why, and what to try."""
 
     @property
     def verdict(self) -> str:
-        """`improved`, `not shown`, `worse`, or `not judged`."""
+        """`improved`, `not shown`, `worse`, or `not judged`, on the judging queries."""
         return self.comparison.verdict if self.comparison else "not judged"
+
+    @property
+    def conclusion(self) -> list[str]:
+        """What the run came to in plain words: the verdict, then what is left of the start's abilities, then why it stopped early."""
+        metric = parse_metric(self.config.evaluation.metric).name
+        scores = [float(np.mean(e.metrics[metric])) for e in (self.start, self.trained) if e is not None]
+        judged = len(self.start.query_ids) if self.start else 0
+        verdict = conclude(
+            self.comparison,
+            metric,
+            (scores[0], scores[1]) if self.comparison else (0.0, 0.0),
+            judged,
+            start_kept=self.best_step == 0,
+            judges=self.task.name if self.task else "",
+        )
+        kept = self.retention.sentences if self.retention else []
+        return [verdict, *kept, *([self.stopped] if self.stopped else [])]
 
 
 def train(
@@ -85,6 +113,7 @@ def train(
     config: Config | None = None,
     task: Task | None = None,
     dev: Task | None = None,
+    retain: Task | None = None,
     resume: bool = False,
     inputs: Mapping[str, str] | None = None,
     progress: Progress = silent,
@@ -92,6 +121,8 @@ def train(
     """Train `encoder` (a name for `load_encoder`, or an encoder) on `pairs` by InfoNCE and write the run folder `out`.
 
     `dev` chooses the checkpoint and `task` judges start and result once; where not given they are held out of the pairs (see `make_plan`).
+    `retain` asks for what the model could do before: start and result are compared on it, too, which changes no verdict (without it: the
+    overlap of their nearest neighbours on texts outside the domain). All scores of the start are told to `progress` before the first step.
     `resume` goes on from the newest whole checkpoint of `out`, or starts where there is none. `inputs` (file -> hash) goes to `run.json`.
 
     Raises `BadInput` where `out` already holds something and `resume` is not asked for, `Mismatch` where it began with other
@@ -111,33 +142,65 @@ def train(
     else:
         _begin(run, model, plan, now, inputs or {})
     with computing(model, config.compute.precision):
-        start = judge(model, plan.task, run / "start.evaluation.json", "start", config, progress)
+        start = judge_start(run, model, plan, retain, config, progress)
     work = _plan_work(run, model, plan, config, progress)
     state = new_state(model, config)
     if started:
         take_up(work, state)
     with computing(model, config.compute.precision, is_training=True):
         seconds, seen = _run_steps(work, state, plan)
-    best = load_encoder(run / "model") if plan.task else model
+    result = _judge_result(work, state, plan, start, retain, own_task=task is not None, seconds=seconds, seen=seen)
+    _write_metrics(result)
+    return result
+
+
+def _judge_result(
+    work: Work, state: State, plan: Plan, start: Baseline, retain: Task | None, *, own_task: bool, seconds: float, seen: int
+) -> RunResult:
+    """The kept weights against the start: on the judging task, and in what the start could do; and why, where it did not help."""
+    run, config, progress = work.run, work.config, work.progress
+    best = load_encoder(run / "model")
+    trained = comparison = None
     with computing(best, config.compute.precision):
-        trained = judge(best, plan.task, run / "trained.evaluation.json", "trained", config, progress, keep=False)
-    comparison = compare(trained, start, config.evaluation.metric) if trained and start else None
-    result = RunResult(
+        if plan.task is not None and start.task is not None:
+            trained = judge(best, plan.task, run / "trained.evaluation.json", "trained", config, progress, keep=False)
+            comparison = compare(trained, start.task, config.evaluation.metric)
+        kept = measure_retention(run, best, retain, start.retain, plan, config, progress)
+    metric = parse_metric(config.evaluation.metric).name
+    facts = RunFacts(
+        config=config,
+        curve=state.dev_scores,
+        best_step=state.best_step,
+        steps=state.step,
+        losses=read_losses(run / "steps.jsonl"),
+        comparison=comparison,
+        start_score=float(np.mean(start.task.metrics[metric])) if start.task else 0.0,
+        judged=len(start.task.query_ids) if start.task else 0,
+        chosen=len(plan.dev.queries) if plan.dev else 0,
+        own_task=own_task,
+        pairs=len(plan.pairs),
+        distinct_documents=len({pair.positive for pair in plan.pairs}),
+        cut_share=share_cut(work.documents, best.max_length),
+        max_length=best.max_length,
+        retention=kept,
+    )
+    return RunResult(
         run,
         config,
         len(plan.pairs),
         state.step,
         state.best_step,
         state.dev_scores,
-        start,
+        start.task,
         trained,
         comparison,
         plan.task,
         seconds,
         seen / seconds if seconds else 0.0,
+        kept,
+        say_stop(state, config, work.total),
+        find_reasons(facts),
     )
-    _write_metrics(result)
-    return result
 
 
 def load_run_config(run: Path) -> Config:
@@ -253,6 +316,8 @@ def _run_steps(work: Work, state: State, plan: Plan) -> tuple[float, int]:
         for epoch in range(work.config.epochs):
             batches = epoch_batches(work.table, work.config.batch_size, seed=work.config.seed, epoch=epoch)
             for rows in batches[max(0, state.step - first) :]:
+                if is_stopped(work, state):
+                    return seconds, seen
                 began = perf_counter()
                 facts = step(work, state, rows, plan)
                 seconds, seen = seconds + perf_counter() - began, seen + len(rows)
@@ -261,6 +326,7 @@ def _run_steps(work: Work, state: State, plan: Plan) -> tuple[float, int]:
                 last = state.step == work.total
                 if last or (work.dev is not None and state.step % work.evaluate_every == 0):
                     choose(work, state)
+                    last = last or is_stopped(work, state)
                 # when a checkpoint is written changes no weight, so the clock may say
                 due = perf_counter() - saved > SAVE_SECONDS if work.save_every is None else state.step % work.save_every == 0
                 if last or due or interrupted:
@@ -303,6 +369,10 @@ def _write_metrics(result: RunResult) -> None:
             "comparisons": [result.comparison.to_json()] if result.comparison else [],
             "steps": result.steps,
             "best_step": result.best_step,
-            "dev": [{"step": step, "score": score} for step, score in result.dev_scores],
+            "dev": [found.to_json() for found in result.dev_scores],
+            "retention": result.retention.to_json() if result.retention else None,
+            "stopped": result.stopped,
+            "conclusion": result.conclusion,
+            "reasons": [reason._asdict() for reason in result.reasons],
         },
     )

@@ -18,6 +18,7 @@ from nearfar.errors import Mismatch
 from nearfar.files import atomic_file
 from nearfar.training.checkpoint import latest_checkpoint, save_checkpoint
 from nearfar.training.config import Config
+from nearfar.training.dev import DevScore
 from nearfar.training.optimizer import AdamW
 from nearfar.types import Checkpoint, Inputs, Progress, Task
 
@@ -34,7 +35,8 @@ class State:
     step: int = 0
     best_step: int = 0
     best_score: float | None = None
-    dev_scores: list[tuple[int, float]] = field(default_factory=list)
+    dev_scores: list[DevScore] = field(default_factory=list)
+    """The curve on the dev queries: which checkpoint is kept and whether the run is over follow from it alone."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def take_up(work: Work, state: State) -> None:
         state.optimizer.restore(found.tensors)
         facts: Any = found.state
         state.step, state.best_step, state.best_score = found.step, facts["best_step"], facts["best_score"]
-        state.dev_scores = [(int(step), float(score)) for step, score in facts["dev_scores"]]
+        state.dev_scores = [DevScore(int(step), *scores) for step, *scores in facts["dev_scores"]]
         if state.best_step == state.step:
             state.encoder.save(work.run / "model")
     work.progress("resume", state.step, work.total)
