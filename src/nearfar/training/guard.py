@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nearfar.data.sources.general import FEWEST, outside_texts
-from nearfar.encoders import load_encoder
+from nearfar.encoders import computing, load_encoder
 from nearfar.errors import NearfarError
 from nearfar.evaluation import Evaluation, evaluate, fingerprint_task
 from nearfar.evaluation.retention import Retention, compare_neighbours, judge_retention
@@ -142,7 +142,9 @@ def measure_retention(
     if len(texts) < FEWEST:
         progress("retention", 0, 1, note=f"not measured: {source}. Give a task: --retain TASK")
         return None
-    return compare_neighbours(load_encoder(run / "start"), trained, texts, source=source, progress=progress)
+    start_model = load_encoder(run / "start")
+    with computing(start_model, config.compute.precision):  # as the trained one runs: only training is to make a difference
+        return compare_neighbours(start_model, trained, texts, source=source, progress=progress)
 
 
 def _read_back(path: Path, task: Task, metric: str) -> Evaluation | None:
