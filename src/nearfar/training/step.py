@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,22 +11,18 @@ from nearfar.data.collate import collate
 from nearfar.encoders import StaticEncoder, Tokens
 from nearfar.errors import Diverged
 from nearfar.files import write_json
-from nearfar.losses.info_nce import info_nce
 from nearfar.training.optimizer import schedule
 from nearfar.training.plan import Plan
 from nearfar.training.state import State, TrainableEncoder, Work
 from nearfar.types import Batch
 
 
-def step(work: Work, state: State, rows: np.ndarray, plan: Plan) -> dict[str, float]:
-    """One step: encode, InfoNCE, AdamW. Dropout draws from a generator seeded by (seed, step)."""
+def step(work: Work, state: State, rows: np.ndarray, plan: Plan) -> dict[str, float | str]:
+    """One step: encode, the loss, AdamW. Dropout draws from a generator seeded by (seed, step)."""
     config = work.config
     assert config.learning_rate is not None
-    batch = collate(work.table, rows, work.queries, work.documents)
+    batch = collate(work.table, rows, work.queries, work.documents).to(state.encoder.device)
     rate = config.learning_rate * schedule(state.step, work.total, warmup=config.warmup, shape=config.optimizer.schedule)
-    knob: float | Tensor = config.temperature
-    if config.learn_temperature:
-        knob = state.parameters["log_temperature"].exp()
     # dropout knows only the global generator: fork it, so that the caller's stays as it was
     with torch.random.fork_rng(devices=[state.encoder.device] if state.encoder.device.type == "cuda" else []):
         torch.manual_seed(int(np.random.SeedSequence([config.seed, state.step]).generate_state(1, np.uint64)[0] >> 1))
@@ -37,14 +30,18 @@ def step(work: Work, state: State, rows: np.ndarray, plan: Plan) -> dict[str, fl
         queries, candidates = _encode(state.encoder, batch)
         if not (bool(torch.isfinite(queries.detach()).all()) and bool(torch.isfinite(candidates.detach()).all())):
             raise _diverged(work, state, rows, plan, math.nan)
-        loss = info_nce(queries, candidates, _on(batch, state.encoder.device), temperature=knob).mean()
+        loss = work.objective(queries, candidates, batch, state.parameters)
         loss.backward()
     value = float(loss.detach())
+    assert batch.facts is not None
+    source = batch.facts.source
+    knobs = work.objective.knobs(source, state.parameters)  # as this step used them
     norm = state.optimizer.step(rate) if math.isfinite(value) else math.nan
     if not (math.isfinite(value) and math.isfinite(norm)):
         raise _diverged(work, state, rows, plan, value)
     state.step += 1
-    return {"loss": value, "learning_rate": rate, "gradient_norm": norm, "temperature": float(torch.as_tensor(knob).detach())}
+    told: dict[str, float | str] = {"loss": value, "learning_rate": rate, "gradient_norm": norm, **knobs}
+    return told | ({"source": source} if source is not None and work.mixture.one_source else {})
 
 
 def _encode(encoder: TrainableEncoder, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -56,12 +53,6 @@ def _encode(encoder: TrainableEncoder, batch: Batch) -> tuple[Tensor, Tensor]:
         rows = encoder(Tokens.concat([queries, candidates]))
         return rows[: len(queries)], rows[len(queries) :]
     return encoder(queries), encoder(candidates)
-
-
-def _on(batch: Batch, device: torch.device) -> Any:
-    if device.type == "cpu":
-        return batch.targets
-    return replace(batch.targets, **{k: v.to(device) for k, v in vars(batch.targets).items() if v is not None})
 
 
 def _diverged(work: Work, state: State, rows: np.ndarray, plan: Plan, loss: float) -> Diverged:
