@@ -239,15 +239,16 @@ def _batches(table: PairTable, order: np.ndarray, batch_size: int) -> list[np.nd
 
 
 def _join_small(batches: list[np.ndarray], batch_size: int) -> list[np.ndarray]:
-    """Batches under half size (what waited at the end) join into full ones; a small remainder joins the last batch."""
-    full = [batch for batch in batches if 2 * len(batch) >= batch_size]
-    small = [batch for batch in batches if 2 * len(batch) < batch_size]
+    """Batches under half size or of one pair (what waited at the end) join into full ones; a small remainder joins the last batch."""
+    least = max(2, -(-batch_size // 2))
+    full = [batch for batch in batches if len(batch) >= least]
+    small = [batch for batch in batches if len(batch) < least]
     if small:
         pairs = np.concatenate(small)
-        if full and 2 * len(pairs) < batch_size:
+        if full and len(pairs) < least:
             full[-1] = np.concatenate([full[-1], pairs])
         else:
-            full += np.array_split(pairs, max(1, round(len(pairs) / batch_size)))
+            full += np.array_split(pairs, max(1, min(round(len(pairs) / batch_size), len(pairs) // 2)))
     return full
 
 

@@ -253,7 +253,8 @@ class Objective:
 
     def knobs(self, source: str | None, parameters: Mapping[str, Tensor]) -> dict[str, float]:
         """What the log of steps says of the loss's knobs."""
-        found = {"temperature": float(torch.as_tensor(self.temperature(source, parameters)).detach())}
+        knob = self.temperature(source, parameters)
+        found = {"temperature": float(knob.detach()) if isinstance(knob, Tensor) else knob}
         return found | ({"bias": float(parameters[BIAS].detach())} if BIAS in parameters else {})
 
 
