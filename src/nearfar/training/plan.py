@@ -42,9 +42,20 @@ class Plan:
 def make_plan(pairs: Sequence[Pair], config: Config, *, dev: Task | None, task: Task | None) -> Plan:
     """Hold out what is not given: dev and judging queries come from the pairs, whole connected components at a time.
 
+    Raises as `hold_out`, and `BadInput` or `BadConfig` where the pairs lack what the losses need.
+    """
+    plan = hold_out(pairs, config, dev=dev, task=task)
+    check_sources(plan.pairs, config)
+    check_objective(plan.pairs, config)
+    return plan
+
+
+def hold_out(pairs: Sequence[Pair], config: Config, *, dev: Task | None, task: Task | None) -> Plan:
+    """The pairs to train on, and the tasks made of those held out where none is given.
+
     Fewer than 40 pairs are all trained on: nothing could be said from four queries. Of graded pairs (where the loss reads scores) those in
-    the highest quarter of the grades are what a search should find. Raises `BadInput` for fewer than two pairs, where the pairs hang
-    together so that nothing can be held out, and where they lack what the loss needs.
+    the highest quarter of the grades are what a search should find. Raises `BadInput` for fewer than two pairs, and where the pairs hang
+    together so that nothing can be held out.
     """
     if len(pairs) < 2:
         raise BadInput(f"pairs: found {len(pairs)}. Training by contrast needs at least two.")
@@ -68,8 +79,6 @@ def make_plan(pairs: Sequence[Pair], config: Config, *, dev: Task | None, task: 
         training, judged = split_pairs(training, for_task, seed=config.seed)
     if for_dev:
         training, chosen = split_pairs(training, for_dev, seed=config.seed + 1)
-    check_sources(training, config)
-    check_objective(training, config)
     chosen, judged = _alike(chosen, pairs, config), _alike(judged, pairs, config)
     pool = list(dict.fromkeys(pair.positive for pair in training))[: wanted.pool]
     return Plan(
