@@ -64,6 +64,8 @@ class Recipe:
     encoder: str = "minilm"
     """Where to start unless told otherwise."""
     numbers: tuple[Number, ...] = ()
+    settings: tuple[str, ...] = ()
+    """Of all stages; a stage's own come after them."""
     check: Callable[[Material, Encoder | None], None] = field(default=lambda _material, _teacher: None)
     """Raises where the recipe lacks something, before anything is done."""
     prepare: Callable[[Material], Material] = field(default=lambda material: material)

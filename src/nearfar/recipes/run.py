@@ -69,7 +69,7 @@ def run_recipe(
     something and `resume` is not asked for, `Mismatch` where it began with other inputs, and what `nearfar.train` raises.
     """
     run = Path(out)
-    config = parse_settings(settings)
+    config = parse_settings(settings, parse_settings(recipe.settings))
     asked = load_encoder(teacher, progress=progress) if teacher is not None else None
     recipe.check(Material(pairs, texts), asked)
     material = recipe.prepare(Material(pairs, texts))
@@ -119,7 +119,7 @@ def _identity(
     content = hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
     return {
         "the recipe": recipe.name,
-        "the stages": [[stage.name, *stage.settings] for stage in recipe.stages],
+        "the stages": [[stage.name, *recipe.settings, *stage.settings] for stage in recipe.stages],
         "the settings": sorted(text for text in settings if not text.startswith("checkpoint.")),
         "the pairs": {"count": len(pairs), "content": fingerprint_pairs(pairs)},
         "the texts": {"count": len(texts), "content": f"sha256:{content}"},
@@ -179,7 +179,7 @@ def _run_stage(
     if not found:
         bench.progress("recipe", 0, 1, note=f"stage {stage.name} is left out: there is nothing for it ({stage.idea})")
         return None
-    config = _stage_config(stage, settings)
+    config = _stage_config(recipe, stage, settings)
     bench.progress("recipe", 0, 1, note=f"{folder.name}: {stage.idea} ({len(found):,} pairs)")
     lineage = {
         "recipe": recipe.name,
@@ -215,9 +215,9 @@ def _stage_pairs(stage: Stage, folder: Path, bench: Bench) -> list[Pair]:
     return found
 
 
-def _stage_config(stage: Stage, settings: Sequence[str]) -> Config:
+def _stage_config(recipe: Recipe, stage: Stage, settings: Sequence[str]) -> Config:
     """The stage's settings, changed by the user's; nothing more is held out."""
-    config = parse_settings(settings, parse_settings(stage.settings))
+    config = parse_settings(settings, parse_settings([*recipe.settings, *stage.settings]))
     return replace(config, evaluation=replace(config.evaluation, dev=0, judge=0))
 
 

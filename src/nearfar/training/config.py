@@ -6,6 +6,7 @@ Settings left at None are chosen by the kind of encoder or the number of pairs w
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import types
 import typing
@@ -327,8 +328,14 @@ def _read(text: str, hint: Any, name: str) -> Any:
 
 
 def _read_mapping(text: str, hint: Any, name: str) -> dict[str, Any]:
-    """`a:2,b:1` as a dictionary; what holds commas or colons is written in a file (`--config FILE`)."""
+    """`a:2,b:1` as a dictionary, or a JSON object; what holds commas or colons is best written in a file (`--config FILE`)."""
     found: dict[str, Any] = {}
+    if text.startswith("{"):
+        try:
+            told = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise BadConfig(f"{name}={text}: this is no JSON object ({error}).") from None
+        return {str(key): _read(str(value), hint, f"{name}.{key}") for key, value in told.items()}
     for part in text.split(","):
         key, colon, value = part.rpartition(":") if hint is float else part.partition(":")
         if not colon or not key.strip():
@@ -344,4 +351,4 @@ def _unknown(name: str) -> BadConfig:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     near += [k for k in known if k.rpartition(".")[2] == name.rpartition(".")[2] and k not in near]
     hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known)}."
-    return BadConfig(f"--set {name}: there is no such setting. {hint} All of them: nearfar train --print-config.")
+    return BadConfig(f"{name}: there is no such setting. {hint} All of them: nearfar train --print-config.")
