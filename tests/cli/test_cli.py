@@ -322,7 +322,6 @@ def test_a_file_composes_settings_sources_and_stages(run, place, tmp_path):
         name = "hard"
         sources = ["hard"]
         temperature = 0.02
-        mixture.query_prompts = "auto"
         """
     )
     code, out, err = run("train", "--config", tmp_path / "run.toml", "-o", tmp_path / "run")
@@ -332,6 +331,12 @@ def test_a_file_composes_settings_sources_and_stages(run, place, tmp_path):
     assert second["identity"]["config"]["temperature"] == 0.02
     assert second["lineage"]["parent"] == json.loads((tmp_path / "run" / "recipe.json").read_text())["stages"][0]["model"]
     assert (tmp_path / "run" / "stage-1-all-of-it" / "report.html").exists()
+    assert second["identity"]["config"]["mixture"]["query_prompts"] is None
+    text = (tmp_path / "run.toml").read_text().replace("easy = ", "essay = ")
+    (tmp_path / "typo.toml").write_text(text)
+    code, _, err = run("train", "--config", tmp_path / "typo.toml", "-o", tmp_path / "run4")
+    assert code == 2
+    assert "there is no source 'essay'" in err
     (tmp_path / "bad.toml").write_text("batchsize = 3\n")
     code, _, err = run("train", "--config", tmp_path / "bad.toml", "-o", tmp_path / "run2")
     assert code == 2
@@ -344,7 +349,18 @@ def test_a_file_composes_settings_sources_and_stages(run, place, tmp_path):
 
 def test_a_recipe_is_run_by_name_and_says_what_it_lacks(run, place, tmp_path):
     code, out, err = run(
-        "train", "--recipe", "gpl", "pairs.csv", "-o", tmp_path / "run", "--encoder", "model", "--teacher", "model", *QUICK, "--json"
+        "train",
+        "--recipe",
+        "gpl",
+        "pairs.csv",
+        "-o",
+        tmp_path / "run",
+        "--encoder",
+        "model",
+        "--teacher",
+        "model",
+        *QUICK,
+        "--json",
     )
     assert code in (0, 1), err
     told = json.loads(out)
@@ -364,7 +380,17 @@ def test_a_recipe_is_run_by_name_and_says_what_it_lacks(run, place, tmp_path):
     assert "loss.teacher=minilm" in err
     (tmp_path / "texts.txt").write_text("".join(f"{p.query}. {p.positive} {p.query}.\n" for p in pairs(80)))
     code, out, err = run(
-        "train", "--recipe", "gpl", tmp_path / "texts.txt", "-o", tmp_path / "run3", "--encoder", "model", "--teacher", "model", *QUICK
+        "train",
+        "--recipe",
+        "gpl",
+        tmp_path / "texts.txt",
+        "-o",
+        tmp_path / "run3",
+        "--encoder",
+        "model",
+        "--teacher",
+        "model",
+        *QUICK,
     )
     assert code in (0, 1), err
     assert "80 texts without queries" in out

@@ -120,7 +120,13 @@ def test_pairs_that_all_hang_together_cannot_be_split():
 
 MIXED = st.lists(
     st.builds(
-        Pair, WORD, WORD, st.just(()), st.none() | st.sampled_from("xyz"), st.none(), st.none() | st.sampled_from(["one", "two"])
+        Pair,
+        WORD,
+        WORD,
+        st.just(()),
+        st.none() | st.sampled_from("xyz"),
+        st.none(),
+        st.none() | st.sampled_from(["one", "two"]),
     ),
     min_size=2,
     max_size=40,

@@ -200,7 +200,9 @@ def test_a_guide_leaves_out_what_it_finds_nearer_and_what_the_pairs_know_stays_l
         # as columns belong to the group of the first pair that brought them, p0 is of group 0, whoever asks
         brought = [c for c in answers if c != place["p0"] or group[0] != group[i]]
         seen = [(guide_queries[i] @ guide_documents[c], query @ here.every_document[c]) for c in brought]
-        seen += [(guide_queries[i] @ guide_documents[place[p.negatives[0]]], query @ here.document(p.negatives[0])) for p in pairs]
+        seen += [
+            (guide_queries[i] @ guide_documents[place[p.negatives[0]]], query @ here.document(p.negatives[0])) for p in pairs
+        ]
         seen += [(guide_queries[i] @ guide_queries[j], query @ here.every_query[j]) for j in others]
         seen += [(guide_documents[own] @ guide_documents[c], positive @ here.every_document[c]) for c in brought]
         logits = torch.stack([query @ positive, *(s for g, s in seen if float(g) <= near)]) / 0.05

@@ -47,7 +47,9 @@ def demo(
 def train(
     pairs: Annotated[
         list[Path] | None,
-        typer.Argument(help="Pairs: JSONL, CSV, TSV, Parquet, or a datasets folder; several are mixed, each a source by its name."),
+        typer.Argument(
+            help="Pairs: JSONL, CSV, TSV, Parquet, or a datasets folder; several are mixed, each a source by its name."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="The run folder to write.")] = None,
     encoder: Annotated[str | None, typer.Option(help=f"Where to start: {MODEL}. Default: static, or the recipe's.")] = None,

@@ -86,7 +86,9 @@ def train(
     config = parse_settings(settings)
     staged = recipe is not None or bool(stages)
     if teacher is not None and not staged:
-        raise BadConfig(f"--teacher {teacher}: it is for recipes. For one run: --set loss.name=margin_mse --set loss.teacher={teacher}.")
+        raise BadConfig(
+            f"--teacher {teacher}: it is for recipes. For one run: --set loss.name=margin_mse --set loss.teacher={teacher}."
+        )
     material = read_material(pairs, columns=_columns(columns), allow_swapped=allow_swapped, talk=talk, texts=staged)
     judge = _task(task, split, talk) if task else None
     chooser = _task(dev, None, talk) if dev else None

@@ -45,7 +45,9 @@ def read_material(
     names = {path: path.name.partition(".")[0] for path in paths}
     twice = [name for name, count in Counter(names.values()).items() if count > 1]
     if twice or len(names) < len(paths):
-        raise BadInput(f"PAIRS: two files are called {(twice or [paths[0].name])[0]!r}, and a file's name is its source. Rename one.")
+        raise BadInput(
+            f"PAIRS: two files are called {(twice or [paths[0].name])[0]!r}, and a file's name is its source. Rename one."
+        )
     given = Given()
     for path in paths:
         if texts and _is_texts(path):
@@ -86,8 +88,9 @@ def _described(recipe: Recipe) -> str:
         if stage.prompts is not None:
             lines.append(f"        prompts: query {stage.prompts.query!r}, document {stage.prompts.document!r}")
     width = max(len(n.what) for n in recipe.numbers)
-    for n in recipe.numbers:
-        lines.append(f"    {n.what:<{width}}  paper: {n.paper}; here: {n.here}" + (f" ({n.why})" if n.why else ""))
+    lines += [
+        f"    {n.what:<{width}}  paper: {n.paper}; here: {n.here}" + (f" ({n.why})" if n.why else "") for n in recipe.numbers
+    ]
     return "\n".join(lines)
 
 
@@ -122,7 +125,9 @@ def _pick(stage: FileStage) -> Callable[[Bench], list[Pair]]:
         there = {pair.source for pair in bench.material.pairs}
         unknown = sorted(set(stage.sources or ()) - {name for name in there if name})
         if unknown:
-            raise BadConfig(f"stage {stage.name}: there is no source {unknown[0]!r}. There are {sorted(str(name) for name in there)}.")
+            raise BadConfig(
+                f"stage {stage.name}: there is no source {unknown[0]!r}. There are {sorted(str(name) for name in there)}."
+            )
         return [pair for pair in bench.material.pairs if stage.sources is None or pair.source in stage.sources]
 
     return pick

@@ -82,7 +82,9 @@ def gist(
     known = targets if targets is not None else Targets()
     asks = Targets(None, known.row_groups, known.row_groups, column_items=known.row_items)
     groups, items = known.column_groups, known.column_items
-    answers = Targets(None, known.row_groups, None if groups is None else groups[:b], None, None if items is None else items[:b])
+    answers = Targets(
+        None, known.row_groups, None if groups is None else groups[:b], None, None if items is None else items[:b]
+    )
     blocks = {
         "candidates": (queries, candidates, own, guided(guide_q, guide_c, known, keeps_own=True)),
         "queries": (queries, queries, None, guided(guide_q, guide_q, asks, keeps_own=False)),

@@ -49,7 +49,9 @@ BGE = Recipe(
         Number("task: temperature, learning rate", "0.02, 1e-5 (their tuning example)", "the same"),
         Number("hard negatives a query", "1 in the paper, 7 in their example", "1, drawn from the 50 nearest"),
         Number("pooling", "[CLS]", "the model's own", "a tuned encoder keeps how it was tuned"),
-        Number("warm-up", "RetroMAE on plain text", "none", "it wants a decoder and much text; start from a pretrained encoder"),
+        Number(
+            "warm-up", "RetroMAE on plain text", "none", "it wants a decoder and much text; start from a pretrained encoder"
+        ),
     ),
     check=lambda material, _teacher: need_pairs("bge", material),
 )

@@ -58,12 +58,24 @@ E5 = Recipe(
     numbers=(
         Number("prefixes", "'query: ', 'passage: '", "the same"),
         Number("temperature", "0.01", "the same"),
-        Number("first stage: batch, steps", "32,768, 20,000", "128, one epoch", "a laptop; a larger batch is better: --set batch_size=1024"),
-        Number("first stage: learning rate", "3e-4, 2e-4, 1e-4 by size", "2e-5", "a batch 256 times smaller, from a tuned model"),
+        Number(
+            "first stage: batch, steps",
+            "32,768, 20,000",
+            "128, one epoch",
+            "a laptop; a larger batch is better: --set batch_size=1024",
+        ),
+        Number(
+            "first stage: learning rate", "3e-4, 2e-4, 1e-4 by size", "2e-5", "a batch 256 times smaller, from a tuned model"
+        ),
         Number("second stage: batch, learning rate, epochs", "256, 3e-5 to 1e-5, 3", "32, 2e-5, 2", "scaled with the batch"),
         Number("hard negatives a query", "7", "3", "each is one more text to encode"),
         Number("weight of InfoNCE beside KL", "0.2", "the same"),
-        Number("teacher", "a cross-encoder", "an encoder, or teacher_scores in the pairs", "cross-encoders' scores can be given in the file"),
+        Number(
+            "teacher",
+            "a cross-encoder",
+            "an encoder, or teacher_scores in the pairs",
+            "cross-encoders' scores can be given in the file",
+        ),
     ),
     check=_check,
     wants_teacher=True,

@@ -48,8 +48,18 @@ GPL = Recipe(
         ),
     ),
     numbers=(
-        Number("queries", "3 a text, written by T5", "1, its title or first sentence; or yours", "a generator is a model of its own"),
-        Number("negatives", "50 of each of two retrievers, one drawn a step", "4 drawn from the model's own 50", "seen together, one search"),
+        Number(
+            "queries",
+            "3 a text, written by T5",
+            "1, its title or first sentence; or yours",
+            "a generator is a model of its own",
+        ),
+        Number(
+            "negatives",
+            "50 of each of two retrievers, one drawn a step",
+            "4 drawn from the model's own 50",
+            "seen together, one search",
+        ),
         Number("teacher", "a cross-encoder", "an encoder, or teacher_scores in the pairs"),
         Number("batch, steps", "32, 140,000", "32, one epoch", "thousands of texts; --set epochs=10"),
     ),

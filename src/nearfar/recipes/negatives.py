@@ -80,7 +80,9 @@ def with_negatives(
         note = f"{by_chance:,} of {len(pairs):,} pairs get negatives by chance: of the {depth} nearest documents none is far enough below the positive"
         bench.progress("mine", 0, 1, note=note)
     if len(found) < 2:
-        raise BadInput(f"hard negatives: found for {len(found)} of {len(pairs):,} pairs. Give more documents, or negatives in the pairs.")
+        raise BadInput(
+            f"hard negatives: found for {len(found)} of {len(pairs):,} pairs. Give more documents, or negatives in the pairs."
+        )
     return found
 
 

@@ -76,7 +76,9 @@ class Recipe:
 def need_pairs(recipe: str, material: Material) -> None:
     """Raise `Missing` where there are only texts."""
     if not material.pairs:
-        raise Missing(f"--recipe {recipe}: it learns from pairs, and there are only texts. Give a file with queries and positives.")
+        raise Missing(
+            f"--recipe {recipe}: it learns from pairs, and there are only texts. Give a file with queries and positives."
+        )
 
 
 def need_teacher(recipe: str, teacher: Encoder | None, asked: str) -> None:

@@ -23,6 +23,7 @@ from nearfar.recipes.recipe import Bench, Material, Recipe, Stage
 from nearfar.training import Config, RunResult, parse_settings, train
 from nearfar.training.loop import STATIC_LENGTH
 from nearfar.training.plan import Plan, fingerprint_pairs, hold_out
+from nearfar.training.sources import check_names, for_sources
 from nearfar.types import Encoder, Pair, Progress, Task, silent
 
 FORMAT = "nearfar-recipe/1"
@@ -74,6 +75,8 @@ def run_recipe(
     recipe.check(Material(pairs, texts), asked)
     material = recipe.prepare(Material(pairs, texts))
     plan = _hold_out(material, config, dev=dev, task=task)
+    for stage in recipe.stages:
+        check_names({pair.source or "" for pair in plan.pairs}, _stage_config(recipe, stage, settings))
     model = _open(encoder or recipe.encoder, config, progress)
     now = _identity(recipe, pairs, texts, model, asked, settings, plan)
     kept = _begin(run, now, resume, inputs or {}, recipe)
@@ -179,7 +182,7 @@ def _run_stage(
     if not found:
         bench.progress("recipe", 0, 1, note=f"stage {stage.name} is left out: there is nothing for it ({stage.idea})")
         return None
-    config = _stage_config(recipe, stage, settings)
+    config = for_sources(_stage_config(recipe, stage, settings), found)
     bench.progress("recipe", 0, 1, note=f"{folder.name}: {stage.idea} ({len(found):,} pairs)")
     lineage = {
         "recipe": recipe.name,
@@ -263,7 +266,9 @@ def _judged(run: Path, kept: Mapping[str, Any], results: list[RunResult], config
         "verdict": comparison.verdict if comparison else "not judged",
         "systems": systems,
         "comparisons": [comparison.to_json()] if comparison else [],
-        "stages": [{name: s.get(name) for name in ("name", "skipped", "steps", "best_step", "verdict")} for s in kept["stages"]],
+        "stages": [
+            {name: s.get(name) for name in ("name", "skipped", "steps", "best_step", "verdict")} for s in kept["stages"]
+        ],
     }
     write_json(run / "metrics.json", told)
     return RecipeResult(run, results, folders, first, last, comparison)

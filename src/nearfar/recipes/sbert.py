@@ -19,7 +19,12 @@ SBERT = Recipe(
         ),
     ),
     numbers=(
-        Number("loss", "softmax over (u, v, |u - v|) of NLI classes", "InfoNCE, temperature 0.05", "pairs have no classes; scale 20 is 0.05"),
+        Number(
+            "loss",
+            "softmax over (u, v, |u - v|) of NLI classes",
+            "InfoNCE, temperature 0.05",
+            "pairs have no classes; scale 20 is 0.05",
+        ),
         Number("batch", "16", "64", "in-batch negatives want more rows than a classifier does"),
         Number("learning rate, warm-up, epochs", "2e-5, 10 %, 1", "the same"),
         Number("pairs", "1,000,000 (SNLI and MultiNLI)", "yours"),

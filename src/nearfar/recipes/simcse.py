@@ -18,7 +18,9 @@ def _views(bench: Bench) -> list[Pair]:
 
 def _check(material: Material, _teacher: Encoder | None) -> None:
     if len(material.texts) + len(material.pairs) < 2:
-        raise Missing("--recipe simcse: it learns from texts. Give a file with one text a line (.txt), a corpus .jsonl, or pairs.")
+        raise Missing(
+            "--recipe simcse: it learns from texts. Give a file with one text a line (.txt), a corpus .jsonl, or pairs."
+        )
 
 
 SIMCSE = Recipe(
@@ -42,7 +44,9 @@ SIMCSE = Recipe(
     numbers=(
         Number("temperature", "0.05", "the same"),
         Number("unsupervised: batch, learning rate, epochs", "64, 3e-5, 1 (BERT base)", "the same"),
-        Number("supervised: batch, learning rate, epochs", "512, 5e-5, 3", "128, 5e-5, 3", "fits a laptop; --set batch_size=512"),
+        Number(
+            "supervised: batch, learning rate, epochs", "512, 5e-5, 3", "128, 5e-5, 3", "fits a laptop; --set batch_size=512"
+        ),
         Number("texts", "1,000,000 sentences of Wikipedia; NLI with contradictions", "yours"),
         Number("length", "32 tokens", "the model's own", "documents are longer than sentences; --set max_length=32"),
         Number("head", "MLP while training, [CLS]", "none, the model's own pooling", "a tuned encoder keeps how it was tuned"),

@@ -22,7 +22,9 @@ STATIC = Recipe(
     numbers=(
         Number("batch", "2,048", "an eighth of the pairs, 2,048 at most", "few pairs want more steps"),
         Number("learning rate, epochs", "0.2, 1", "0.1, 4", "thousands of pairs, not 68 million"),
-        Number("dimensions", "1024, 512, 256, 128, 64, 32", "256, 128, 64, 32", "the table starts from a model of 384, cut to 256"),
+        Number(
+            "dimensions", "1024, 512, 256, 128, 64, 32", "256, 128, 64, 32", "the table starts from a model of 384, cut to 256"
+        ),
         Number("start", "random", "a table distilled from MiniLM", "what it knows already need not be learned"),
     ),
     check=lambda material, _teacher: need_pairs("static", material),

@@ -91,17 +91,23 @@ class LossConfig:
         None, "of info_nce: query_to_candidate (default), candidate_to_query, query_to_query, candidate_to_candidate"
     )
     partition: Literal["per_direction", "joint"] = _setting("per_direction", "of several directions: a softmax each, or one")
-    dims: tuple[int, ...] | None = _setting(None, "Matryoshka: the loss is summed over these first dimensions, as in 256,128,64")
+    dims: tuple[int, ...] | None = _setting(
+        None, "Matryoshka: the loss is summed over these first dimensions, as in 256,128,64"
+    )
     dim_weights: tuple[float, ...] | None = _setting(None, "a weight for each of dims (default: 1 each)")
     margin: float | None = _setting(None, "of contrastive, triplet, hardest_negative and gist (default: the loss's own)")
     distance: Distance | None = _setting(None, "of contrastive (default: cosine) and triplet (default: euclidean)")
     strength: float = _setting(9.0, "of hardness_weighted: negatives weigh exp(strength x similarity)")
     positive_prior: float = _setting(0.1, "of debiased: the chance that a negative is a positive")
     smoothing: float = _setting(0.1, "of smoothed: the share of the target spread over all candidates")
-    share: float = _setting(0.95, "of positive_aware: negatives nearer than this share of the positive's similarity are left out")
+    share: float = _setting(
+        0.95, "of positive_aware: negatives nearer than this share of the positive's similarity are left out"
+    )
     bias: float = _setting(-10.0, "of siglip: where its learned bias starts")
     guide: str | None = _setting(None, "of gist: the model (folder or name) that says which negatives are none")
-    teacher: str | None = _setting(None, "of margin_mse and score_kl: the model whose scores are learned, where the pairs have none")
+    teacher: str | None = _setting(
+        None, "of margin_mse and score_kl: the model whose scores are learned, where the pairs have none"
+    )
     teacher_temperature: float | None = _setting(
         None, "the teacher's scores are divided by it (default: margin_mse 1, score_kl the temperature)"
     )
@@ -114,11 +120,15 @@ class MixtureConfig:
     one_source: bool | None = _setting(
         None, "whether a batch holds pairs of one source only (default: yes where every source has 32 pairs)"
     )
-    weights: dict[str, float] | None = _setting(None, "share of the steps by source, as in a:2,b:1 (default: every pair once an epoch)")
+    weights: dict[str, float] | None = _setting(
+        None, "share of the steps by source, as in a:2,b:1 (default: every pair once an epoch)"
+    )
     temperature: float | None = _setting(None, "share of the steps ~ size ** (1 / it): 1 as large as they are, high: all alike")
     losses: dict[str, str] | None = _setting(None, "another loss.name by source, as in a:cosent")
     loss_temperatures: dict[str, float] | None = _setting(None, "another temperature of the loss by source, as in a:0.02")
-    query_prompts: dict[str, str] | None = _setting(None, "put before the queries of a source, in place of the model's own prompt")
+    query_prompts: dict[str, str] | None = _setting(
+        None, "put before the queries of a source, in place of the model's own prompt"
+    )
     document_prompts: dict[str, str] | None = _setting(None, "put before the documents of a source, likewise")
 
 
@@ -238,7 +248,11 @@ def _mixture_rules(mixture: MixtureConfig) -> list[tuple[bool, str, str]]:
         (mixture.weights is None or min(mixture.weights.values(), default=0) > 0, "mixture.weights", "weights above 0"),
         (mixture.temperature is None or mixture.temperature > 0, "mixture.temperature", "above 0"),
         (mixture.temperature is None or mixture.weights is None, "mixture.temperature", "no mixture.weights beside it"),
-        (set((mixture.losses or {}).values()) <= set(known), "mixture.losses", f"SOURCE:NAME,... with names of {', '.join(known)}"),
+        (
+            set((mixture.losses or {}).values()) <= set(known),
+            "mixture.losses",
+            f"SOURCE:NAME,... with names of {', '.join(known)}",
+        ),
         (one or not mixture.losses, "mixture.losses", "mixture.one_source (a batch has one loss)"),
         (one or not mixture.loss_temperatures, "mixture.loss_temperatures", "mixture.one_source (a batch has one)"),
         (min((mixture.loss_temperatures or {"": 1}).values()) > 0, "mixture.loss_temperatures", "above 0"),

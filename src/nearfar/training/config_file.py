@@ -1,18 +1,18 @@
 """A run told in one file: a TOML (or JSON) file that composes settings, sources and stages, for what is too long for a command line.
 
-    encoder = "minilm"
-    pairs = ["faq.jsonl", "tickets.csv"]        # relative to this file
-    batch_size = 64
+encoder = "minilm"
+pairs = ["faq.jsonl", "tickets.csv"]        # relative to this file
+batch_size = 64
 
-    [mixture.query_prompts]
-    faq = "question: "
+[mixture.query_prompts]
+faq = "question: "
 
-    [[stage]]                                   # any number, each from the model of the one before; none: one run
-    name = "all"
-    [[stage]]
-    name = "faq only"
-    sources = ["faq"]
-    temperature = 0.02
+[[stage]]                                   # any number, each from the model of the one before; none: one run
+name = "all"
+[[stage]]
+name = "faq only"
+sources = ["faq"]
+temperature = 0.02
 """
 
 from __future__ import annotations

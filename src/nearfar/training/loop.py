@@ -26,8 +26,8 @@ from nearfar.training.config import Config, check_config, config_from_json, reso
 from nearfar.training.guard import choose, judge
 from nearfar.training.objective import Objective, check_dims
 from nearfar.training.plan import FORMAT, Plan, check_identity, identity, machine, make_plan
-from nearfar.training.state import State, TrainableEncoder, Work, new_state, save_state, take_up
 from nearfar.training.sources import build_table, plan_mixture, prepare_texts, resolve_mixture
+from nearfar.training.state import State, TrainableEncoder, Work, new_state, save_state, take_up
 from nearfar.training.step import step
 from nearfar.training.teachers import Teachers, guide_rows, open_teachers, taught_pairs
 from nearfar.types import Pair, Progress, Task, silent
@@ -201,17 +201,13 @@ def _begin(
     write_json(run / "run.json", record)
 
 
-def _plan_work(
-    run: Path, model: TrainableEncoder, plan: Plan, teachers: Teachers, config: Config, progress: Progress
-) -> Work:
+def _plan_work(run: Path, model: TrainableEncoder, plan: Plan, teachers: Teachers, config: Config, progress: Progress) -> Work:
     progress("prepare", 0, 1)
     table = build_table(taught_pairs(run, teachers.teacher, plan.pairs, progress), config)
     objective = Objective(config, guide_rows(run, teachers.guide, table, progress))
     queries, documents = prepare_texts(model, table, config)
     mixture = plan_mixture(config, table)
-    work = Work(
-        run, config, table, mixture, objective, queries, documents, plan.dev, 0, 1, config.checkpoint.every, progress
-    )
+    work = Work(run, config, table, mixture, objective, queries, documents, plan.dev, 0, 1, config.checkpoint.every, progress)
     total = sum(len(work.batches(epoch)) for epoch in range(config.epochs))
     progress("prepare", 1, 1)
     return replace(work, total=total, evaluate_every=config.evaluation.every or max(1, math.ceil(total / 8)))

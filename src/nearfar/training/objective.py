@@ -300,14 +300,22 @@ def check_objective(pairs: Sequence[Pair], config: Config) -> None:
         by_source.setdefault(pair.source if pair.source in named else "", []).append(pair)
     for source, own in by_source.items():
         for name in loss_weights(config, source):
-            where = f"source {source!r}, loss {name}" if source else f"loss.name={name}" if name == config.loss.name else f"loss {name}"
+            where = (
+                f"source {source!r}, loss {name}"
+                if source
+                else f"loss.name={name}"
+                if name == config.loss.name
+                else f"loss {name}"
+            )
             _check_loss(name, where, own, config)
 
 
 def check_dims(config: Config, dim: int) -> None:
     """Raise `BadConfig` where nested dimensions are asked for that the encoder does not have."""
     if config.loss.dims and max(config.loss.dims) > dim:
-        raise BadConfig(f"loss.dims={','.join(map(str, config.loss.dims))}: this encoder has {dim} dimensions. Leave larger ones out.")
+        raise BadConfig(
+            f"loss.dims={','.join(map(str, config.loss.dims))}: this encoder has {dim} dimensions. Leave larger ones out."
+        )
 
 
 def _check_loss(name: str, where: str, pairs: Sequence[Pair], config: Config) -> None:
@@ -342,7 +350,9 @@ def _check_loss(name: str, where: str, pairs: Sequence[Pair], config: Config) ->
 
 
 def _is_taught(pair: Pair, *, margin: bool) -> bool:
-    return len(pair.teacher_scores) == len(pair.negatives) + 1 or (margin and len(pair.negatives) == 1 and pair.score is not None)
+    return len(pair.teacher_scores) == len(pair.negatives) + 1 or (
+        margin and len(pair.negatives) == 1 and pair.score is not None
+    )
 
 
 def _check_scores(where: str, pairs: Sequence[Pair], *, labels: bool) -> None:
@@ -360,7 +370,9 @@ def _check_scores(where: str, pairs: Sequence[Pair], *, labels: bool) -> None:
             "cosine_regression."
         )
     if len(scores) == 1:
-        raise BadInput(f"{where}: all {len(pairs):,} scores are {scores.pop()}, which tells nothing apart. Check the column 'score'.")
+        raise BadInput(
+            f"{where}: all {len(pairs):,} scores are {scores.pop()}, which tells nothing apart. Check the column 'score'."
+        )
 
 
 def _scores(rows: Rows) -> Tensor:

@@ -140,7 +140,13 @@ def check_identity(run: Path, now: Mapping[str, Any]) -> None:
     """
     told = read_json(run / "run.json")
     before = told.get("identity", {}) if isinstance(told, dict) else {}
-    names = {"pairs": "the pairs", "encoder": "the encoder", "dev": "the dev task", "task": "the judging task", "teachers": "the guide or teacher"}
+    names = {
+        "pairs": "the pairs",
+        "encoder": "the encoder",
+        "dev": "the dev task",
+        "task": "the judging task",
+        "teachers": "the guide or teacher",
+    }
     changed = [what for key, what in names.items() if before.get(key) != now.get(key)]
     old, new = _flat(before.get("config", {})), _flat(now["config"])
     changed += [

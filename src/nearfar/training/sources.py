@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -21,6 +21,8 @@ from nearfar.errors import BadConfig, BadInput
 from nearfar.training.config import Config
 from nearfar.types import Pair, Role
 
+BY_SOURCE = ("weights", "losses", "loss_temperatures", "query_prompts", "document_prompts")
+"""The settings of a mixture that are given by source."""
 FEWEST = 32
 """Pairs that every source must have for its batches to be its own unless told otherwise: fewer make poor negatives."""
 
@@ -40,13 +42,11 @@ def check_sources(pairs: Sequence[Pair], config: Config) -> None:
     """Raise `BadConfig` where a setting names a source that the pairs do not have, `BadInput` for a source too small to train on alone."""
     mixture = config.mixture
     sizes = Counter(pair.source or "" for pair in pairs)
-    for name in ("weights", "losses", "loss_temperatures", "query_prompts", "document_prompts"):
-        given = getattr(mixture, name) or {}
-        unknown = sorted(set(given) - set(sizes))
-        if unknown:
-            raise BadConfig(f"mixture.{name}: there is no source {unknown[0]!r} in the pairs trained on. There are {listed(sizes)}.")
-        if name == "weights" and given and len(given) < len(sizes):
-            raise BadConfig(f"mixture.weights: {listed(set(sizes) - set(given))} has no weight. Weigh every source: NAME:WEIGHT,...")
+    check_names(sizes, config)
+    if mixture.weights and len(mixture.weights) < len(sizes):
+        raise BadConfig(
+            f"mixture.weights: {listed(set(sizes) - set(mixture.weights))} has no weight. Weigh every source: NAME:WEIGHT,..."
+        )
     if mixture.one_source:
         for source, size in sizes.items():
             if size < 2:
@@ -54,6 +54,28 @@ def check_sources(pairs: Sequence[Pair], config: Config) -> None:
                     f"source {source!r}: {size} pair to train on (others may be held out), which alone in a batch has no negatives. Give it more "
                     "pairs, or mix the sources: --set mixture.one_source=false."
                 )
+
+
+def check_names(sources: Iterable[str], config: Config) -> None:
+    """Raise `BadConfig` where a setting by source names one that is not there."""
+    there = set(sources)
+    for name in BY_SOURCE:
+        unknown = sorted(set(getattr(config.mixture, name) or {}) - there)
+        if unknown:
+            raise BadConfig(
+                f"mixture.{name}: there is no source {unknown[0]!r} in the pairs trained on. There are {listed(there)}."
+            )
+
+
+def for_sources(config: Config, pairs: Sequence[Pair]) -> Config:
+    """The settings without what they say of sources that these pairs do not have: for a stage that trains on some of them."""
+    there = {pair.source or "" for pair in pairs}
+    kept = {
+        name: {source: value for source, value in given.items() if source in there} or None
+        for name in BY_SOURCE
+        if (given := getattr(config.mixture, name)) is not None
+    }
+    return replace(config, mixture=replace(config.mixture, **kept))
 
 
 def plan_mixture(config: Config, table: PairTable) -> Mixture:
@@ -93,10 +115,10 @@ def _prepare(
         return model.prepare(texts, role)
     parts: list[Tokens] = []
     chosen: list[np.ndarray] = []
-    for source in np.unique(source_of):
+    for source in sorted({int(i) for i in source_of}):
         chosen.append(np.flatnonzero(source_of == source))
         with _prompt(model, role, prompts[sources[source]] if source >= 0 else None):
-            parts.append(model.prepare([texts[i] for i in chosen[-1]], role))
+            parts.append(model.prepare([texts[int(i)] for i in chosen[-1]], role))
     places = np.empty(len(texts), dtype=np.int64)
     places[np.concatenate(chosen)] = np.arange(len(texts))
     return Tokens.concat(parts).select(places)

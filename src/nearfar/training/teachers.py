@@ -5,7 +5,7 @@ Each is asked once, before the first step, and what it said is kept in the run: 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -89,7 +89,7 @@ def teacher_scores(teacher: Encoder, pairs: Sequence[Pair], progress: Progress =
     return np.einsum("nd,nd->n", queries[rows], documents).astype(np.float32)
 
 
-def _kept(path: Path, ask, shape: tuple[int, ...]) -> np.ndarray:
+def _kept(path: Path, ask: Callable[[], np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     """What `path` holds, or, where it is not there yet, what `ask` says, kept there."""
     if not path.exists():
         found = ask()
