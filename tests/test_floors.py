@@ -15,7 +15,7 @@ FLOORS = (
     ("similarity", "losses", "metrics"),
     ("data", "encoders", "index"),
     ("embedding", "retrieval", "training", "evaluation"),
-    ("report", "cli"),
+    ("report", "recipes", "cli"),
 )
 ON_ONE_FLOOR = {
     ("types", "errors"),
@@ -26,6 +26,7 @@ ON_ONE_FLOOR = {
     ("evaluation", "embedding"),
     ("training", "evaluation"),
     ("cli", "report"),
+    ("cli", "recipes"),
 }
 """(who, whom), as DESIGN.md lists them."""
 OPEN = {"__init__", "__main__"}

@@ -13,6 +13,7 @@ from nearfar.errors import BadConfig, BadInput, Mismatch
 
 if TYPE_CHECKING:
     from nearfar.evaluation import Evaluation
+    from nearfar.training.config_file import ConfigFile, FileStage
     from nearfar.types import Progress, Task
 
 
@@ -42,11 +43,30 @@ def print_config(settings: Sequence[str], *, as_json: bool) -> int:
     return 0
 
 
+def list_recipes(*, as_json: bool) -> int:
+    """`nearfar train --list-recipes`."""
+    from nearfar.cli.recipes import describe_recipes
+
+    found = describe_recipes()
+    _say(found) if as_json else print("\n\n".join(found.values()))
+    return 0
+
+
+def read_run_file(path: Path | None) -> ConfigFile:
+    """What `--config FILE` says; nothing without one."""
+    from nearfar.training.config_file import ConfigFile, read_config_file
+
+    return read_config_file(path) if path else ConfigFile(())
+
+
 def train(
-    pairs: Path,
+    pairs: Sequence[Path],
     out: Path,
     *,
-    encoder: str,
+    encoder: str | None,
+    recipe: str | None,
+    stages: Sequence[FileStage],
+    teacher: str | None,
     settings: Sequence[str],
     task: Path | None,
     dev: Path | None,
@@ -62,28 +82,47 @@ def train(
     Forgetting on the retention task is said, and changes no exit code: whether it matters is the user's to decide (`metrics.json` has it).
     """
     from nearfar.cli.progress import shown
-    from nearfar.data.pairs import read_pairs
+    from nearfar.cli.recipes import read_material, run_stages
     from nearfar.files import hash_file, hash_folder
     from nearfar.training.config import parse_settings
 
     talk = _talk(as_json)
     config = parse_settings(settings)
-    file = read_pairs(pairs, columns=_columns(columns), allow_swapped=allow_swapped)
-    talk(file.understood)
+    staged = recipe is not None or bool(stages)
+    if teacher is not None and not staged:
+        raise BadConfig(
+            f"--teacher {teacher}: it is for recipes. For one run: --set loss.name=margin_mse --set loss.teacher={teacher}."
+        )
+    material = read_material(pairs, columns=_columns(columns), allow_swapped=allow_swapped, talk=talk, texts=staged)
     judge = _task(task, split, talk) if task else None
     chooser = _task(dev, None, talk) if dev else None
     before = _task(retain, None, talk) if retain else None
-    inputs = {str(pairs): hash_folder(pairs) if pairs.is_dir() else hash_file(pairs)}
+    inputs = {str(path): hash_folder(path) if path.is_dir() else hash_file(path) for path in pairs}
     inputs |= {str(folder): hash_folder(folder) for folder in (task, dev, retain) if folder}
+    if staged:
+        return run_stages(
+            material,
+            out,
+            recipe=recipe,
+            stages=stages,
+            encoder=encoder,
+            teacher=teacher,
+            settings=settings,
+            task=judge,
+            dev=chooser,
+            resume=resume,
+            inputs=inputs,
+            as_json=as_json,
+        )
     from nearfar.cli.run_report import report_run, tell_result
     from nearfar.encoders import load_encoder
     from nearfar.training import train as run_training
 
     with shown() as progress:
         result = run_training(
-            file.pairs,
+            material.pairs,
             out=out,
-            encoder=encoder,
+            encoder=encoder or "static",
             config=config,
             task=judge,
             dev=chooser,

@@ -81,6 +81,16 @@ def tell_result(result: RunResult) -> str:
     return "\n\n".join(parts)
 
 
+def say_verdict(verdict: str) -> str:
+    """What a verdict means, in a sentence."""
+    return {
+        "improved": "Training helped: the gain is shown on held-out queries (p < 0.05).",
+        "not shown": "Not shown to be better: the difference on held-out queries may be chance. Do not ship it for this reason.",
+        "worse": "Training made it worse on held-out queries (p < 0.05). Keep the model you started from.",
+        "not judged": "Not judged: too few pairs to hold any out. Give a task (--eval FOLDER) to find out whether it helped.",
+    }[verdict]
+
+
 def headline(comparisons: Sequence[Comparison], metric: str = "ndcg@10") -> list[str]:
     """The comparisons of one metric as a sentence each, the verdict first."""
     words = {"improved": "is better than", "not shown": "is not shown to differ from", "worse": "is worse than"}

@@ -12,7 +12,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from nearfar.data.sampling import PairTable, epoch_batches
 from nearfar.encoders import (
     LoraOptions,
     StaticEncoder,
@@ -42,10 +41,13 @@ from nearfar.metrics.ranking import parse_metric
 from nearfar.training.config import Config, check_config, config_from_json, resolve
 from nearfar.training.dev import DevScore
 from nearfar.training.guard import Baseline, choose, is_stopped, judge, judge_start, measure_retention, say_stop
+from nearfar.training.objective import Objective, check_dims
 from nearfar.training.plan import FORMAT, Plan, check_identity, identity, machine, make_plan
 from nearfar.training.reasons import Reason, RunFacts, conclude, find_reasons, read_losses, share_cut
+from nearfar.training.sources import build_table, plan_mixture, prepare_texts, resolve_mixture
 from nearfar.training.state import State, TrainableEncoder, Work, new_state, save_state, take_up
 from nearfar.training.step import step
+from nearfar.training.teachers import Teachers, guide_rows, open_teachers, taught_pairs
 from nearfar.types import Pair, Progress, Task, silent
 
 STATIC_LENGTH = 256
@@ -116,14 +118,16 @@ def train(
     retain: Task | None = None,
     resume: bool = False,
     inputs: Mapping[str, str] | None = None,
+    lineage: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> RunResult:
-    """Train `encoder` (a name for `load_encoder`, or an encoder) on `pairs` by InfoNCE and write the run folder `out`.
+    """Train `encoder` (a name for `load_encoder`, or an encoder) on `pairs` by `loss.name` and write the run folder `out`.
 
     `dev` chooses the checkpoint and `task` judges start and result once; where not given they are held out of the pairs (see `make_plan`).
     `retain` asks for what the model could do before: start and result are compared on it, too, which changes no verdict (without it: the
     overlap of their nearest neighbours on texts outside the domain). All scores of the start are told to `progress` before the first step.
-    `resume` goes on from the newest whole checkpoint of `out`, or starts where there is none. `inputs` (file -> hash) goes to `run.json`.
+    `resume` goes on from the newest whole checkpoint of `out`, or starts where there is none. `inputs` (file -> hash) and
+    `lineage` (what this run is a stage of) go to `run.json`. Pairs of several sources are mixed as `mixture` says.
 
     Raises `BadInput` where `out` already holds something and `resume` is not asked for, `Mismatch` where it began with other
     inputs, `BadConfig`, and `Diverged` (naming the step, the batch written to `diverged.json`). On an interrupt the state is saved first.
@@ -134,16 +138,19 @@ def train(
     model = _open_start(run / "start", encoder, config, started, progress)
     lower = compute_dtype(config.compute.precision, model.device) == torch.bfloat16
     config = resolve(config, is_static=is_static(model), pairs=len(pairs), precision="bfloat16" if lower else "float32")
+    config = resolve_mixture(config, pairs)
+    check_dims(config, model.dim)
     plan = make_plan(pairs, config, dev=dev, task=task)
+    teachers = open_teachers(config, progress)
     name = str(encoder) if isinstance(encoder, (str, Path)) else encoder.fingerprint()
-    now = identity(pairs, config, name, dev=dev, task=task)
+    now = identity(pairs, config, name, dev=dev, task=task, teachers=teachers.fingerprints())
     if started:
         check_identity(run, now)
     else:
-        _begin(run, model, plan, now, inputs or {})
+        _begin(run, model, plan, now, inputs or {}, lineage or {})
     with computing(model, config.compute.precision):
         start = judge_start(run, model, plan, retain, config, progress)
-    work = _plan_work(run, model, plan, config, progress)
+    work = _plan_work(run, model, plan, teachers, config, progress)
     state = new_state(model, config)
     if started:
         take_up(work, state)
@@ -274,7 +281,14 @@ def _listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _begin(run: Path, model: TrainableEncoder, plan: Plan, now: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
+def _begin(
+    run: Path,
+    model: TrainableEncoder,
+    plan: Plan,
+    now: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    lineage: Mapping[str, Any],
+) -> None:
     """Write the start model and then `run.json`, whose presence says that the run has begun."""
     if not plan.pairs:
         raise BadInput("pairs: all were held out. Set evaluation.dev and evaluation.judge lower.")
@@ -287,6 +301,7 @@ def _begin(run: Path, model: TrainableEncoder, plan: Plan, now: Mapping[str, Any
         "kind": "static" if is_static(model) else "transformer",
         "identity": dict(now),
         "inputs": dict(inputs),
+        **({"lineage": dict(lineage)} if lineage else {}),
         "trained_on": len(plan.pairs),
         "held_out": plan.held_out,
         "queries": {name: len(found.queries) for name, found in (("dev", plan.dev), ("task", plan.task)) if found},
@@ -295,15 +310,16 @@ def _begin(run: Path, model: TrainableEncoder, plan: Plan, now: Mapping[str, Any
     write_json(run / "run.json", record)
 
 
-def _plan_work(run: Path, model: TrainableEncoder, plan: Plan, config: Config, progress: Progress) -> Work:
+def _plan_work(run: Path, model: TrainableEncoder, plan: Plan, teachers: Teachers, config: Config, progress: Progress) -> Work:
     progress("prepare", 0, 1)
-    table = PairTable.build(plan.pairs)
-    queries, documents = model.prepare(table.queries, "query"), model.prepare(table.documents, "document")
-    assert config.batch_size is not None
-    total = sum(len(epoch_batches(table, config.batch_size, seed=config.seed, epoch=e)) for e in range(config.epochs))
-    evaluate_every = config.evaluation.every or max(1, math.ceil(total / 8))
+    table = build_table(taught_pairs(run, teachers.teacher, plan.pairs, progress), config)
+    objective = Objective(config, guide_rows(run, teachers.guide, table, progress))
+    queries, documents = prepare_texts(model, table, config)
+    mixture = plan_mixture(config, table)
+    work = Work(run, config, table, mixture, objective, queries, documents, plan.dev, 0, 1, config.checkpoint.every, progress)
+    total = sum(len(work.batches(epoch)) for epoch in range(config.epochs))
     progress("prepare", 1, 1)
-    return Work(run, config, table, queries, documents, plan.dev, total, evaluate_every, config.checkpoint.every, progress)
+    return replace(work, total=total, evaluate_every=config.evaluation.every or max(1, math.ceil(total / 8)))
 
 
 def _run_steps(work: Work, state: State, plan: Plan) -> tuple[float, int]:
@@ -311,10 +327,9 @@ def _run_steps(work: Work, state: State, plan: Plan) -> tuple[float, int]:
     if state.step == 0 and work.dev is not None:
         choose(work, state)
     seconds, seen, first, saved = 0.0, 0, 0, perf_counter()
-    assert work.config.batch_size is not None
     with open(work.run / "steps.jsonl", "a", encoding="utf-8") as log, _interrupts() as interrupted:
         for epoch in range(work.config.epochs):
-            batches = epoch_batches(work.table, work.config.batch_size, seed=work.config.seed, epoch=epoch)
+            batches = work.batches(epoch)
             for rows in batches[max(0, state.step - first) :]:
                 if is_stopped(work, state):
                     return seconds, seen

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-import math
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from nearfar.data.sampling import PairTable
+from nearfar.data.sampling import Mixture, PairTable, epoch_batches
 from nearfar.encoders import AnyEncoder
 from nearfar.errors import Mismatch
 from nearfar.files import atomic_file
 from nearfar.training.checkpoint import latest_checkpoint, save_checkpoint
 from nearfar.training.config import Config
 from nearfar.training.dev import DevScore
+from nearfar.training.objective import Objective, new_parameters
 from nearfar.training.optimizer import AdamW
 from nearfar.types import Checkpoint, Inputs, Progress, Task
 
@@ -46,6 +47,8 @@ class Work:
     run: Path
     config: Config
     table: PairTable
+    mixture: Mixture
+    objective: Objective
     queries: Inputs
     documents: Inputs
     dev: Task | None
@@ -55,11 +58,15 @@ class Work:
     """None: one a minute."""
     progress: Progress
 
+    def batches(self, epoch: int) -> list[np.ndarray]:
+        """The pair numbers of each step of one epoch."""
+        assert self.config.batch_size is not None
+        return epoch_batches(self.table, self.config.batch_size, seed=self.config.seed, epoch=epoch, mixture=self.mixture)
+
 
 def new_state(model: TrainableEncoder, config: Config) -> State:
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if config.learn_temperature:
-        parameters["log_temperature"] = nn.Parameter(torch.tensor(math.log(config.temperature), device=model.device))
+    parameters |= new_parameters(config, model.device)
     return State(model, parameters, AdamW(parameters, config.optimizer))
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +14,6 @@ from nearfar.data.collate import collate
 from nearfar.encoders import Tokens, is_static, refresh_copies
 from nearfar.errors import Diverged
 from nearfar.files import write_json
-from nearfar.losses.info_nce import info_nce
 from nearfar.training.caching import Side, accumulate
 from nearfar.training.optimizer import schedule
 from nearfar.training.plan import Plan
@@ -24,23 +21,19 @@ from nearfar.training.state import State, TrainableEncoder, Work
 from nearfar.types import Batch
 
 
-def step(work: Work, state: State, rows: np.ndarray, plan: Plan) -> dict[str, float]:
-    """One step: encode, InfoNCE, AdamW. Dropout draws from a generator seeded by (seed, step)."""
+def step(work: Work, state: State, rows: np.ndarray, plan: Plan) -> dict[str, float | str]:
+    """One step: encode, the loss, AdamW. Dropout draws from a generator seeded by (seed, step)."""
     config = work.config
     assert config.learning_rate is not None
-    batch = collate(work.table, rows, work.queries, work.documents)
+    batch = collate(work.table, rows, work.queries, work.documents).to(state.encoder.device)
     rate = config.learning_rate * schedule(state.step, work.total, warmup=config.warmup, shape=config.optimizer.schedule)
-    knob: float | Tensor = config.temperature
-    if config.learn_temperature:
-        knob = state.parameters["log_temperature"].exp()
     state.encoder.train()
-    targets = _on(batch, state.encoder.device)
 
     def loss(sides: Sequence[Tensor]) -> Tensor:
         queries, candidates = sides[0][: len(batch.queries)], sides[0][len(batch.queries) :]
         if not all(bool(torch.isfinite(side.detach()).all()) for side in sides):
             return queries.new_full((), math.nan)
-        return info_nce(queries, candidates, targets, temperature=knob).mean()
+        return work.objective(queries, candidates, batch, state.parameters)
 
     side = _side(state.encoder, batch)
     is_table, told = is_static(state.encoder), config.compute
@@ -53,13 +46,16 @@ def step(work: Work, state: State, rows: np.ndarray, plan: Plan) -> dict[str, fl
         micro_tokens=sys.maxsize if is_table else told.micro_tokens,
         device=state.encoder.device,
     )
+    assert batch.facts is not None
+    source = batch.facts.source
+    knobs = work.objective.knobs(source, state.parameters)  # as this step used them
     norm = state.optimizer.step(rate) if math.isfinite(found.loss) else math.nan
     if not (math.isfinite(found.loss) and math.isfinite(norm)):
         raise _diverged(work, state, rows, plan, found.loss)
     refresh_copies(state.encoder)
     state.step += 1
-    temperature = float(torch.as_tensor(knob).detach())
-    return {"loss": found.loss, "learning_rate": rate, "gradient_norm": norm, "temperature": temperature}
+    facts: dict[str, float | str] = {"loss": found.loss, "learning_rate": rate, "gradient_norm": norm, **knobs}
+    return facts | ({"source": source} if source is not None and work.mixture.one_source else {})
 
 
 def _side(encoder: TrainableEncoder, batch: Batch) -> Side:
@@ -67,12 +63,6 @@ def _side(encoder: TrainableEncoder, batch: Batch) -> Side:
     assert isinstance(batch.queries, Tokens)
     assert isinstance(batch.candidates, Tokens)
     return Side(encoder, Tokens.concat([batch.queries, batch.candidates]), encoder.dim)
-
-
-def _on(batch: Batch, device: torch.device) -> Any:
-    if device.type == "cpu":
-        return batch.targets
-    return replace(batch.targets, **{k: v.to(device) for k, v in vars(batch.targets).items() if v is not None})
 
 
 def _diverged(work: Work, state: State, rows: np.ndarray, plan: Plan, loss: float) -> Diverged:
