@@ -85,6 +85,7 @@ def train(
             dev=chooser,
             resume=resume,
             inputs=inputs,
+            where=file.where,
             progress=progress,
         )
     report_run(result, encoder=load_encoder(out))

@@ -56,6 +56,13 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class WatchConfig:
+    """Who may look on while it trains, besides steps.jsonl."""
+
+    tensorboard: bool = _setting(False, "write scalars for TensorBoard to RUN/tensorboard (the extra: tracking)")
+
+
+@dataclass(frozen=True)
 class Config:
     """All settings of a run."""
 
@@ -74,6 +81,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
 
     def to_json(self) -> dict[str, Any]:
         """Nested dictionaries of plain values."""
@@ -156,7 +164,7 @@ def resolve(config: Config, *, is_static: bool, pairs: int) -> Config:
 
 def config_from_json(value: dict[str, Any]) -> Config:
     """The inverse of `Config.to_json`."""
-    parts = {"optimizer": OptimizerConfig, "evaluation": EvaluationConfig, "checkpoint": CheckpointConfig}
+    parts = {"optimizer": OptimizerConfig, "evaluation": EvaluationConfig, "checkpoint": CheckpointConfig, "watch": WatchConfig}
     return Config(**{name: parts[name](**found) if name in parts else found for name, found in value.items()})
 
 

@@ -35,6 +35,10 @@ class Plan:
     task: Task | None
     held_out: int
     """Pairs kept from training."""
+    given: Sequence[Pair] = ()
+    """All pairs as they were given, to number those that are named in an error."""
+    where: Sequence[str] = ()
+    """`file:line` of each given pair, where they came from a file."""
 
 
 def make_plan(pairs: Sequence[Pair], config: Config, *, dev: Task | None, task: Task | None) -> Plan:
@@ -97,7 +101,7 @@ def identity(pairs: Sequence[Pair], config: Config, encoder: str, *, dev: Task |
 def check_identity(run: Path, now: Mapping[str, Any]) -> None:
     """Raise `Mismatch`, naming what changed, where a run is to go on with other inputs than it began with.
 
-    When checkpoints are written decides no weight, so that may change.
+    When checkpoints are written and who watches decides no weight, so that may change.
     """
     told = read_json(run / "run.json")
     before = told.get("identity", {}) if isinstance(told, dict) else {}
@@ -107,12 +111,14 @@ def check_identity(run: Path, now: Mapping[str, Any]) -> None:
     changed += [
         f"{key} (was {old.get(key)}, now {value})"
         for key, value in new.items()
-        if old.get(key) != value and not key.startswith("checkpoint.")
+        if old.get(key) != value and not key.startswith(("checkpoint.", "watch."))
     ]
     if changed:
+        best = f" (its best weights so far: --encoder {run})" if (run / "model").exists() else ""
+        diverged = " It diverged, and would again with the settings it began with." if (run / "diverged.json").exists() else ""
         raise Mismatch(
-            f"{run}: this run cannot go on: {', '.join(changed)} changed since it began. Give what it began with (see "
-            f"{run / 'run.json'}), or train into another folder."
+            f"{run}: this run cannot go on: {', '.join(changed)} changed since it began.{diverged} Give what it began with (see "
+            f"{run / 'run.json'}), or train into another folder{best}."
         )
 
 

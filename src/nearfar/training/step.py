@@ -12,9 +12,8 @@ from torch import Tensor
 
 from nearfar.data.collate import collate
 from nearfar.encoders import StaticEncoder, Tokens
-from nearfar.errors import Diverged
-from nearfar.files import write_json
 from nearfar.losses.info_nce import info_nce
+from nearfar.training.diverged import diverged
 from nearfar.training.optimizer import schedule
 from nearfar.training.plan import Plan
 from nearfar.training.state import State, TrainableEncoder, Work
@@ -36,13 +35,13 @@ def step(work: Work, state: State, rows: np.ndarray, plan: Plan) -> dict[str, fl
         state.encoder.train()
         queries, candidates = _encode(state.encoder, batch)
         if not (bool(torch.isfinite(queries.detach()).all()) and bool(torch.isfinite(candidates.detach()).all())):
-            raise _diverged(work, state, rows, plan, math.nan)
+            raise diverged(work, state, rows, plan, math.nan)
         loss = info_nce(queries, candidates, _on(batch, state.encoder.device), temperature=knob).mean()
         loss.backward()
     value = float(loss.detach())
     norm = state.optimizer.step(rate) if math.isfinite(value) else math.nan
     if not (math.isfinite(value) and math.isfinite(norm)):
-        raise _diverged(work, state, rows, plan, value)
+        raise diverged(work, state, rows, plan, value)
     state.step += 1
     return {"loss": value, "learning_rate": rate, "gradient_norm": norm, "temperature": float(torch.as_tensor(knob).detach())}
 
@@ -62,13 +61,3 @@ def _on(batch: Batch, device: torch.device) -> Any:
     if device.type == "cpu":
         return batch.targets
     return replace(batch.targets, **{k: v.to(device) for k, v in vars(batch.targets).items() if v is not None})
-
-
-def _diverged(work: Work, state: State, rows: np.ndarray, plan: Plan, loss: float) -> Diverged:
-    path = work.run / "diverged.json"
-    pairs = [{"query": plan.pairs[i].query, "positive": plan.pairs[i].positive} for i in rows.tolist()]
-    write_json(path, {"step": state.step + 1, "loss": str(loss), "pairs": pairs})
-    return Diverged(
-        f"step {state.step + 1}: the loss is {loss} or its gradient is not finite. The batch is in {path}; the best model so far in "
-        f"{work.run / 'model'}. Try a lower learning_rate (now {work.config.learning_rate}) or a higher temperature."
-    )
