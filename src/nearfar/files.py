@@ -76,7 +76,7 @@ def _refusal(error: Exception, path: Path) -> int | None:
 
 
 def _why(number: int, path: Path) -> str:
-    parent = next((place for place in path.absolute().parents if place.is_dir()), Path("/"))
+    parent = next((place for place in path.absolute().parents if os.path.isdir(place)), Path("/"))
     try:
         space = shutil.disk_usage(parent)
         free, size = _bytes(space.free), _bytes(space.total)
