@@ -88,6 +88,7 @@ def everything(run):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("kind", "seed"), [("static", 1), ("transformer", 2)])
 def test_twenty_kills_and_twenty_resumes_end_with_the_bytes_of_a_run_left_alone(tmp_path, kind, seed):
     rng = random.Random(seed)

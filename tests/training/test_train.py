@@ -157,9 +157,9 @@ def test_divergence_names_the_pair_its_line_the_parameter_and_the_checkpoint_bef
         assert words in str(error.value)
     # the same settings come to the same step, and another rate is refused with a way out
     with pytest.raises(Diverged, match=f"step {told['step']}"):
-        train(made, out=tmp_path / "run", encoder=encoder, config=config, resume=True)
+        train(made, out=tmp_path / "run", encoder=poisoned()[0], config=config, resume=True)
     with pytest.raises(Mismatch, match="It diverged, and would again") as refused:
-        train(made, out=tmp_path / "run", encoder=encoder, config=replace(config, learning_rate=0.01), resume=True)
+        train(made, out=tmp_path / "run", encoder=poisoned()[0], config=replace(config, learning_rate=0.01), resume=True)
     assert "another folder" in str(refused.value)
 
 

@@ -114,12 +114,11 @@ def check_identity(run: Path, now: Mapping[str, Any]) -> None:
         if old.get(key) != value and not key.startswith(("checkpoint.", "watch."))
     ]
     if changed:
-        best = f" (its best weights so far: --encoder {run})" if (run / "model").exists() else ""
-        diverged = " It diverged, and would again with the settings it began with." if (run / "diverged.json").exists() else ""
-        raise Mismatch(
-            f"{run}: this run cannot go on: {', '.join(changed)} changed since it began.{diverged} Give what it began with (see "
-            f"{run / 'run.json'}), or train into another folder{best}."
-        )
+        best = f" (from its best weights so far: --encoder {run})" if (run / "model").exists() else ""
+        way = f"Give what it began with (see {run / 'run.json'}), or train into another folder{best}."
+        if (run / "diverged.json").exists():
+            way = f"It diverged, and would again with what it began with: train into another folder{best}."
+        raise Mismatch(f"{run}: this run cannot go on: {', '.join(changed)} changed since it began. {way}")
 
 
 def machine() -> dict[str, Any]:
