@@ -18,6 +18,7 @@ from nearfar.encoders import StaticEncoder, TransformerEncoder, load_encoder
 from nearfar.errors import BadConfig, BadInput, Diverged, Mismatch
 from nearfar.files import hash_file
 from nearfar.training import Config, parse_settings, train
+from nearfar.training.record import read_events
 from nearfar.types import Pair
 
 from tiny import WORDS, tiny_tokenizer, tiny_transformer
@@ -200,7 +201,8 @@ def kill_me(kind, out, progress):
 
 def _spawn(kind, out, script):
     here = os.path.dirname(__file__)
-    path = os.pathsep.join([here, os.path.dirname(here)])
+    # before what was there: the code under test may come from it
+    path = os.pathsep.join([here, os.path.dirname(here), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.Popen(
         [sys.executable, str(script), here, kind, str(out)],
         stdout=subprocess.PIPE,
@@ -239,6 +241,7 @@ def test_a_run_killed_at_three_moments_ends_with_the_weights_of_one_left_alone(t
     assert process.returncode == 0
     for name in ("model/model.safetensors", "start/model.safetensors"):
         assert hash_file(alone / name) == hash_file(killed / name)
+    assert [e["event"] for e in read_events(killed)].count("damaged") == 1
     ends = [sorted((run / "checkpoints").glob("step-*"))[-1] for run in (alone, killed)]
     a, b = (load_file(end / "state.safetensors") for end in ends)
     assert a.keys() == b.keys()
