@@ -43,7 +43,7 @@ def test_the_scalars_are_those_of_the_log_once_each_also_after_a_resume(tmp_path
     for name in ("loss", "learning_rate", "gradient_norm", "temperature"):
         assert told[f"train/{name}"] == [(s["step"], pytest.approx(s[name], rel=1e-6)) for s in steps]
     assert [step for step, _ in told["train/pairs_per_second"]] == list(range(1, result.steps + 1))
-    assert told["train/dev_score"] == [(step, pytest.approx(score, rel=1e-6)) for step, score in result.dev_scores if step]
+    assert told["train/dev_score"] == [(s.step, pytest.approx(s.score, rel=1e-6)) for s in result.dev_scores if s.step]
 
 
 def test_a_run_that_is_watched_ends_with_the_same_weights_and_may_be_watched_from_a_resume_on(tmp_path):

@@ -51,6 +51,9 @@ def train(
     settings: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE, as in batch_size=512; repeatable.")] = None,
     task: Annotated[Path | None, typer.Option("--eval", "--task", help="A BEIR folder that judges the run.")] = None,
     dev: Annotated[Path | None, typer.Option(help="A BEIR folder that chooses the checkpoint.")] = None,
+    retain: Annotated[
+        Path | None, typer.Option(help="A BEIR folder of what the model could do before: forgetting is reported.")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Which judgements of --eval: the name of a file in qrels/.")] = None,
     columns: Annotated[str | None, typer.Option(help="Names in the file: query=TITLE,positive=BODY.")] = None,
     allow_swapped: Annotated[bool, typer.Option(help="The columns look swapped, and are meant so.")] = False,
@@ -70,6 +73,7 @@ def train(
         settings=settings or [],
         task=task,
         dev=dev,
+        retain=retain,
         split=split,
         columns=columns,
         allow_swapped=allow_swapped,
@@ -111,10 +115,13 @@ def encode(
     texts: Annotated[Path, typer.Argument(metavar="INPUT", help="A .txt (a text a line) or a corpus .jsonl; - for stdin.")],
     out: Annotated[Path, typer.Option("-o", "--out", help=".npy, .safetensors or .parquet (with ids).")],
     role: Annotated[str, typer.Option(help="What the texts are: query or document.")] = "document",
+    precision: Annotated[
+        str, typer.Option(help="Of a transformer: float32, bfloat16, or auto (bfloat16 where the processor multiplies it).")
+    ] = "auto",
     json_: Json = False,
 ) -> int:
     """Turn texts into rows of numbers."""
-    return commands.encode(model, texts, out, role=role, as_json=json_)
+    return commands.encode(model, texts, out, role=role, precision=precision, as_json=json_)
 
 
 @app.command()

@@ -41,7 +41,7 @@ def distill(
         with torch.inference_mode():
             for start in range(0, size, _TOKENS_AT_ONCE):
                 ids = range(start, min(start + _TOKENS_AT_ONCE, size))
-                rows[start : ids.stop] = encoder.pooled(Tokens.of([[*before, i, *after] for i in ids])).float().cpu().numpy()
+                rows[start : ids.stop] = encoder.rows(Tokens.of([[*before, i, *after] for i in ids])).float().cpu().numpy()
                 progress("distill", ids.stop, size)
     finally:
         encoder.train(was)

@@ -1,30 +1,26 @@
 """The model folder: how an encoder lies on disk, read and written as sentence-transformers 6.2 reads and writes it.
 
-`modules.json` names the parts, `1_Pooling/config.json` the pooling, `config_sentence_transformers.json` the prompts,
-`sentence_bert_config.json` the length. Weights are safetensors only: a pickle can run code when it is opened.
+`modules.json` names the parts, `1_Pooling/config.json` the pooling, `config_sentence_transformers.json` the prompts and the cut of the
+rows, `sentence_bert_config.json` the length, `router_config.json` two towers. Weights are safetensors only: a pickle can run code
+when it is opened.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from nearfar.encoders.pooling import POOLING_NAMES, PoolingMode
 from nearfar.encoders.tokens import NO_PROMPTS, Prompts
 from nearfar.errors import BadInput, Damaged
 from nearfar.files import read_json, settle_folder, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-PoolingMode = Literal["mean", "cls", "last"]
-"""How a transformer's token rows become one: their mean, the first token's, or the last token's."""
-
-POOLING_NAMES: dict[PoolingMode, str] = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
-"""Our name -> sentence-transformers' name."""
 
 _OLD_POOLING_KEYS = {
     "cls": "pooling_mode_cls_token",
@@ -39,8 +35,18 @@ _MODULE_TYPES = {
     "Transformer": "sentence_transformers.base.modules.transformer.Transformer",
     "StaticEmbedding": "sentence_transformers.sentence_transformer.modules.static_embedding.StaticEmbedding",
     "Pooling": "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
+    "Dense": "sentence_transformers.base.modules.dense.Dense",
     "Normalize": "sentence_transformers.base.modules.normalize.Normalize",
+    "Router": "sentence_transformers.base.modules.router.Router",
 }
+_OLD_NAMES = {"Asym": "Router"}
+_LENGTH_FILES = [
+    f"sentence_{kind}_config.json" for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+]
+"""Where versions of sentence-transformers kept the length; the first that is there counts."""
+
+Part = tuple[str, str]
+"""A module's name (a key of `_MODULE_TYPES`) and its subfolder ("" is the folder itself)."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +54,21 @@ class Layout:
     """What a model folder says about its encoder, weights and tokenizer apart.
 
     `module` is the subfolder of the weights ("" is the folder itself), `max_length` the number of tokens a text is cut to
-    (None: not said), `lowercase` whether texts are lowercased before the tokenizer, `note` what had to be assumed, in a sentence.
+    (None: not said), `lowercase` whether texts are lowercased before the tokenizer, `dense` the subfolders of the dense layers on the
+    pooled row, `truncate_dim` the dimensions that are kept (None: all), `towers` the layouts for queries and for documents where
+    there are two encoders, `note` what had to be assumed, in a sentence.
     """
 
-    kind: Literal["static", "transformer"]
+    kind: Literal["static", "transformer", "towers"]
     pooling: PoolingMode = "mean"
     normalize: bool = True
     prompts: Prompts = NO_PROMPTS
     max_length: int | None = None
     module: str = ""
     lowercase: bool = False
+    dense: tuple[str, ...] = ()
+    truncate_dim: int | None = None
+    towers: tuple[Layout, ...] = ()
     note: str = ""
 
 
@@ -86,46 +97,128 @@ def read_layout(folder: Path) -> Layout:
             "text into one row. Choose a SentenceTransformer model."
         )
     parts = _read_parts(folder)
-    kind = "static" if "StaticEmbedding" in parts else "transformer"
-    module = parts["StaticEmbedding" if kind == "static" else "Transformer"]
+    if parts and parts[0][0] == "Router":
+        return _read_towers(folder, parts, settings)
+    return _read_pipeline(folder, parts, settings, folder / "modules.json")
+
+
+def _read_pipeline(folder: Path, parts: Sequence[Part], settings: Mapping[str, Any], path: Path) -> Layout:
+    """The layout of [StaticEmbedding | Transformer, Pooling, Dense*] with or without Normalize; `path` is the file that lists them."""
+    names = [name for name, _ in parts]
+    while names[-2:] == ["Normalize", "Normalize"]:  # a route's own, and one after the Router: once is the same
+        names.pop()
+    kinds = names[:-1] if names[-1:] == ["Normalize"] else names
+    if kinds != ["StaticEmbedding"] and (kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) - {"Dense"}):
+        raise BadInput(
+            f"{path}: the modules are {' -> '.join(names) or 'none'}; nearfar runs StaticEmbedding, or Transformer -> Pooling -> Dense "
+            "(any number of these), each with or without Normalize at the end. Choose such a model."
+        )
+    module = parts[0][1]
     _require_weights(folder / module)
     prompts = _read_prompts(settings)
-    unit = "Normalize" in parts or (settings.get("similarity_fn_name") or "cosine") == "cosine"
-    note = "" if unit == ("Normalize" in parts) else "no Normalize module but cosine similarity: rows are made unit"
-    if kind == "static":
-        return Layout("static", normalize=unit, prompts=prompts, module=module, note=note)
-    pooling = _read_pooling(folder / parts["Pooling"] / "config.json", prompts)
-    lengths = _read_object(folder / module / "sentence_bert_config.json") or {}
-    longest = lengths.get("max_seq_length")
-    lowercase = bool(lengths.get("do_lower_case", False))
-    return Layout("transformer", pooling, unit, prompts, longest, module, lowercase, note)
+    unit = "Normalize" in names or (settings.get("similarity_fn_name") or "cosine") == "cosine"
+    note = "" if unit == ("Normalize" in names) else "no Normalize module but cosine similarity: rows are made unit"
+    cut = settings.get("truncate_dim")
+    if cut is not None and (not isinstance(cut, int) or isinstance(cut, bool) or cut < 1):
+        raise Damaged(
+            f"{folder / 'config_sentence_transformers.json'}: truncate_dim is {cut!r}, expected a number from 1. Restore it."
+        )
+    common = Layout("static", normalize=unit, prompts=prompts, module=module, truncate_dim=cut, note=note)
+    if kinds == ["StaticEmbedding"]:
+        return common
+    lengths = next((found for name in _LENGTH_FILES if (found := _read_object(folder / module / name))), {})
+    return replace(
+        common,
+        kind="transformer",
+        pooling=_read_pooling(folder / parts[1][1] / "config.json", prompts),
+        max_length=lengths.get("max_seq_length"),
+        lowercase=bool(lengths.get("do_lower_case", False)),
+        dense=tuple(place for name, place in parts if name == "Dense"),
+    )
 
 
-def write_layout(folder: Path, layout: Layout, *, dim: int = 0) -> None:
-    """Write the JSON files that say what this folder is; `dim` is the width of a transformer's rows."""
-    first = "StaticEmbedding" if layout.kind == "static" else "Transformer"
-    names = [first, *(["Pooling"] if layout.kind == "transformer" else []), *(["Normalize"] if layout.normalize else [])]
-    modules = [
-        {"idx": i, "name": str(i), "path": f"{i}_{name}" if i else "", "type": _MODULE_TYPES[name]}
-        for i, name in enumerate(names)
-    ]
+def _read_towers(folder: Path, parts: Sequence[Part], settings: Mapping[str, Any]) -> Layout:
+    """The layout of a Router with one route for queries and one for documents; what comes after it is part of both towers."""
+    place = folder / parts[0][1]
+    path = place / "router_config.json"
+    router = _read_object(path) or _read_object(place / "config.json") or {}
+    try:
+        routes = {str(name): [str(part) for part in ids] for name, ids in router["structure"].items()}
+        types = {str(part): str(kind) for part, kind in router["types"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise Damaged(
+            f"{path}: expected 'structure' (route -> modules) and 'types' (module -> class). Restore the file."
+        ) from error
+    mappings = (router.get("parameters") or {}).get("route_mappings")
+    if unknown := [part for ids in routes.values() for part in ids if part not in types]:
+        raise Damaged(f"{path}: 'types' says nothing of {', '.join(unknown)}. Restore the file.")
+    if set(routes) != {"query", "document"} or mappings:
+        told = f"{', '.join(routes) or 'none'}{f' with route_mappings {mappings}' if mappings else ''}"
+        raise BadInput(f"{path}: the routes are {told}; nearfar runs a Router of query and document. Choose such a model.")
+    if both := set(routes["query"]) & set(routes["document"]):
+        raise BadInput(
+            f"{path}: both routes share {', '.join(sorted(both))}; nearfar runs towers that share nothing. Choose such a model, or save "
+            "it without a Router where the routes are the same."
+        )
+    found: list[Layout] = []
+    for role in ("query", "document"):
+        own = [(_module_name(path, types[part]), str(Path(parts[0][1]) / part)) for part in routes[role]]
+        for _, inside in own:
+            _require_inside(folder, path, inside)
+        found.append(_read_pipeline(folder, [*own, *parts[1:]], settings, path))
+    return Layout("towers", normalize=found[0].normalize, prompts=found[0].prompts, towers=tuple(found))
+
+
+def part_path(prefix: str, number: int, name: str) -> str:
+    """The subfolder of a part: the first of a plain folder is the folder itself, parts of a tower carry its prefix."""
+    return f"{prefix}{number}_{name}" if number or prefix else ""
+
+
+def write_modules(folder: Path, parts: Sequence[Part]) -> None:
+    """Write modules.json: the parts a text goes through, in order."""
+    modules = [{"idx": i, "name": str(i), "path": place, "type": _MODULE_TYPES[name]} for i, (name, place) in enumerate(parts)]
     write_json(folder / "modules.json", modules)
-    settings = {
+
+
+def write_router(folder: Path, query: Sequence[Part], document: Sequence[Part]) -> None:
+    """Write router_config.json and modules.json of two towers whose parts lie in `folder`; a text of no role is a document."""
+    types = {place: _MODULE_TYPES[name] for name, place in [*query, *document]}
+    structure = {"query": [place for _, place in query], "document": [place for _, place in document]}
+    parameters = {"default_route": "document", "allow_empty_key": True, "route_mappings": {}}
+    write_json(folder / "router_config.json", {"types": types, "structure": structure, "parameters": parameters})
+    write_modules(folder, [("Router", "")])
+
+
+def write_settings(folder: Path, prompts: Prompts, *, normalize: bool, truncate_dim: int | None = None) -> None:
+    """Write config_sentence_transformers.json: prompts, the similarity, the dimensions kept."""
+    settings: dict[str, object] = {
         "model_type": "SentenceTransformer",
         "__version__": {"sentence_transformers": "6.2.0"},
-        "prompts": {"query": layout.prompts.query, "document": layout.prompts.document},
+        "prompts": {"query": prompts.query, "document": prompts.document},
         "default_prompt_name": None,
-        "similarity_fn_name": "cosine" if layout.normalize else "dot",
+        "similarity_fn_name": "cosine" if normalize else "dot",
     }
+    if truncate_dim is not None:
+        settings["truncate_dim"] = truncate_dim
     write_json(folder / "config_sentence_transformers.json", settings)
-    if layout.kind == "transformer":
-        mode = POOLING_NAMES[layout.pooling]
-        pooling: dict[str, object] = {"embedding_dimension": dim, "pooling_mode": mode, "include_prompt": True}
-        pooling |= {"word_embedding_dimension": dim} | {key: name == mode for name, key in _OLD_POOLING_KEYS.items()}
-        write_json(folder / "1_Pooling" / "config.json", pooling)
-        write_json(folder / "sentence_bert_config.json", {"max_seq_length": layout.max_length, "do_lower_case": False})
-    if layout.normalize:
-        write_json(folder / f"{len(names) - 1}_Normalize" / "config.json", {"module_input_name": "sentence_embedding"})
+
+
+def write_pooling(folder: Path, pooling: PoolingMode, width: int) -> None:
+    """Write the config.json of a Pooling part, with today's keys and the older ones, which other programs read."""
+    mode = POOLING_NAMES[pooling]
+    told: dict[str, object] = {"embedding_dimension": width, "pooling_mode": mode, "include_prompt": True}
+    told |= {"word_embedding_dimension": width} | {key: name == mode for name, key in _OLD_POOLING_KEYS.items()}
+    write_json(folder / "config.json", told)
+
+
+def write_length(folder: Path, max_length: int) -> None:
+    """Write the sentence_bert_config.json of a Transformer part."""
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
+
+
+def write_normalize(folder: Path) -> None:
+    """Write the config.json of a Normalize part."""
+    write_json(folder / "config.json", {"module_input_name": "sentence_embedding"})
 
 
 def fingerprint_of(tensors: Mapping[str, Tensor], tokenizer: str, settings: Mapping[str, object]) -> str:
@@ -156,30 +249,33 @@ def _read_object(path: Path) -> dict[str, Any] | None:
     return value
 
 
-def _read_parts(folder: Path) -> dict[str, str]:
-    """Module name -> subfolder, in order; refuses anything but [StaticEmbedding | Transformer, Pooling] and Normalize."""
+def _read_parts(folder: Path) -> list[Part]:
+    """(module name, subfolder) in order; refuses what is not in `_MODULE_TYPES`, by name."""
     path = folder / "modules.json"
     found = read_json(path)
     if not isinstance(found, list) or not all(isinstance(m, dict) and "type" in m and "path" in m for m in found):
         raise Damaged(f"{path}: expected a list of modules, each with 'type' and 'path'. Restore the file.")
-    parts: dict[str, str] = {}
-    for number, module in enumerate(found):
-        name, place = str(module["type"]).rpartition(".")[2], str(module["path"])
-        if name not in _MODULE_TYPES:
-            raise BadInput(
-                f"{path}: module {number} is {name} ({module['type']}), which nearfar cannot run; it runs "
-                f"{', '.join(_MODULE_TYPES)}. Choose a model without {name}."
-            )
-        if not (folder / place).resolve().is_relative_to(folder.resolve()):
-            raise BadInput(f"{path}: module {number} points outside the folder ({place!r}). Use a path inside it.")
-        parts[name] = place
-    order = [*parts, *([] if "Normalize" in parts else ["Normalize"])]
-    if order not in (["StaticEmbedding", "Normalize"], ["Transformer", "Pooling", "Normalize"]):
-        raise BadInput(
-            f"{path}: the modules are {' -> '.join(parts) or 'none'}; nearfar runs StaticEmbedding or Transformer -> Pooling, "
-            "each with or without Normalize at the end. Choose such a model."
-        )
+    parts = [(_module_name(path, str(module["type"])), str(module["path"])) for module in found]
+    for _, place in parts:
+        _require_inside(folder, path, place)
     return parts
+
+
+def _module_name(path: Path, kind: str) -> str:
+    """The name of a module's class, as it is called today. Nothing is imported by what a file says."""
+    short = kind.rpartition(".")[2]
+    name = _OLD_NAMES.get(short, short)
+    if name not in _MODULE_TYPES:
+        raise BadInput(
+            f"{path}: there is a module {short} ({kind}), which nearfar cannot run; it runs {', '.join(_MODULE_TYPES)}. "
+            f"Choose a model without {short}."
+        )
+    return name
+
+
+def _require_inside(folder: Path, path: Path, place: str) -> None:
+    if not (folder / place).resolve().is_relative_to(folder.resolve()):
+        raise BadInput(f"{path}: a module points outside the folder ({place!r}). Use a path inside it.")
 
 
 def _read_prompts(settings: Mapping[str, Any]) -> Prompts:
@@ -211,6 +307,10 @@ def _read_pooling(path: Path, prompts: Prompts) -> PoolingMode:
 def _require_weights(folder: Path) -> None:
     if any(folder.glob("*.safetensors")):
         return
+    if (folder / "adapter_config.json").exists():
+        raise BadInput(
+            f"{folder}: there are no weights of the adapter (adapter_model.safetensors). Fetch the whole folder again."
+        )
     if any(folder.glob("pytorch_model*.bin")):
         raise BadInput(
             f"{folder}: the weights are a pickle (pytorch_model.bin), which can run code when opened, so nearfar does not read "

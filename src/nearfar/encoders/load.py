@@ -12,9 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
+from nearfar.encoders.adapt import AnyEncoder, cut_rows
+from nearfar.encoders.dense import load_dense
 from nearfar.encoders.distill import distill
 from nearfar.encoders.folder import Layout, read_layout
+from nearfar.encoders.lora import base_of_adapter, merge_adapter
 from nearfar.encoders.static import StaticEncoder
+from nearfar.encoders.towers import TwoTowerEncoder
 from nearfar.encoders.transformer import TransformerEncoder
 from nearfar.errors import BadInput, Damaged, Missing, NearfarError
 from nearfar.files import hash_file
@@ -29,34 +33,40 @@ _STARTER_BYTES = 90_868_376
 _STARTER_HASH = "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
-AnyEncoder = StaticEncoder | TransformerEncoder
-
 
 def load_encoder(
     name: str | Path,
     *,
     dim: int | None = None,
     max_length: int | None = None,
+    truncate_dim: int | None = None,
     cache: Path | None = None,
     progress: Progress = silent,
 ) -> AnyEncoder:
     """Open an encoder: a run folder (its `model/`), a model folder, `static` (a token table of the stock MiniLM),
-    `static:FOLDER` (of any local transformer), `minilm` (the stock MiniLM), or a hub name (downloaded by huggingface_hub).
+    `static:FOLDER` (of any local transformer), `minilm` (the stock MiniLM), a hub name (downloaded by huggingface_hub), or a folder
+    of a LoRA adapter whose base is here (merged into it).
 
     `dim` is the width of a table made here (default 256), refused for what is already made. `max_length` in tokens (default: as the
-    model says). Tables made here are kept in `cache` (default $NEARFAR_CACHE, else $XDG_CACHE_HOME/nearfar, else ~/.cache/nearfar).
+    model says). `truncate_dim` keeps that many dimensions of each row (default: as the model says; Matryoshka models are made for it). Tables made here are kept in `cache` (default $NEARFAR_CACHE, else $XDG_CACHE_HOME/nearfar, else ~/.cache/nearfar).
     Raises `Missing` where the stock model is not installed, `BadInput` where nothing of this name is found, `Damaged` where files are torn.
     """
     text = str(name)
-    if text == "minilm":
-        return _fixed(starter_folder(), dim, max_length)
     if text == "static" or text.startswith("static:"):
         source = starter_folder() if text == "static" else Path(text.removeprefix("static:"))
-        return _table(source, dim or STATIC_DIM, max_length, cache or cache_folder(), progress)
-    folder = Path(text)
-    if folder.exists() or text.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(text):
-        return _fixed(folder.expanduser(), dim, max_length)
-    return _fixed(_download(text), dim, max_length)
+        found: AnyEncoder = _table(source, dim or STATIC_DIM, max_length, cache or cache_folder(), progress)
+    else:
+        found = _fixed(_place(text), dim, max_length)
+    return cut_rows(found, truncate_dim)
+
+
+def _place(text: str) -> Path:
+    """The folder of what a user calls `text`."""
+    if text == "minilm":
+        return starter_folder()
+    if Path(text).exists() or text.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(text):
+        return Path(text).expanduser()
+    return _download(text)
 
 
 def starter_folder() -> Path:
@@ -89,6 +99,10 @@ def _table(source: Path, dim: int, max_length: int | None, cache: Path, progress
     layout = read_layout(source)
     if layout.kind == "static":
         raise BadInput(f"static:{source}: this model is a token table already. Name the folder itself: {source}.")
+    if layout.kind == "towers":
+        raise BadInput(
+            f"static:{source}: this model has two towers, and a table is made of one. Name the folder of a single encoder."
+        )
     weights = source / layout.module / "model.safetensors"
     if not weights.exists():
         raise BadInput(f"{source}: the weights are in several files. Save the model as one model.safetensors first.")
@@ -132,9 +146,50 @@ def _fixed(folder: Path, dim: int | None, max_length: int | None) -> AnyEncoder:
 
 
 def _open(folder: Path, max_length: int | None) -> AnyEncoder:
+    if (folder / "adapter_config.json").exists() and not (folder / "modules.json").exists():
+        return _open_adapter(folder, max_length)
     layout = read_layout(folder)
-    return (
-        _open_static(folder, layout, max_length) if layout.kind == "static" else _open_transformer(folder, layout, max_length)
+    if layout.kind != "towers":
+        return _open_one(folder, layout, max_length)
+    query, document = (_open_one(folder, tower, max_length) for tower in layout.towers)
+    return TwoTowerEncoder(query, document)
+
+
+def _open_one(folder: Path, layout: Layout, max_length: int | None) -> StaticEncoder | TransformerEncoder:
+    if layout.kind == "static":
+        found = _open_static(folder, layout, max_length)
+        cut = layout.truncate_dim
+        return cut_rows(found, cut if cut is not None and cut < found.dim else None)
+    return _open_transformer(folder, layout, max_length)
+
+
+def _open_adapter(folder: Path, max_length: int | None) -> AnyEncoder:
+    """A bare adapter: its base as the base's own folder says, the adapter merged into it."""
+    base = _open(_base(folder), max_length)
+    if not isinstance(base, TransformerEncoder):
+        raise BadInput(
+            f"{folder}: its base {base_of_adapter(folder)} is no transformer. Write another base into adapter_config.json."
+        )
+    base.model = merge_adapter(base.model, folder)
+    return base.eval()
+
+
+def _base(folder: Path) -> Path:
+    """The folder an adapter stands on: as named there, from here or from the adapter's folder, or in the hub's cache; never fetched."""
+    name = base_of_adapter(folder)
+    for place in (Path(name).expanduser(), folder / name):
+        if place.is_dir():
+            return place
+    if _HUB_NAME.fullmatch(name):
+        from huggingface_hub import snapshot_download
+
+        try:
+            return Path(snapshot_download(name, local_files_only=True))
+        except (OSError, ValueError):
+            pass  # not there either
+    raise BadInput(
+        f"{folder / 'adapter_config.json'}: the adapter stands on {name}, which is not here. Put that model there, or write the folder "
+        "where it is as base_model_name_or_path."
     )
 
 
@@ -162,12 +217,15 @@ def _open_transformer(folder: Path, layout: Layout, max_length: int | None) -> T
     from transformers.utils import logging
 
     place = folder / layout.module
+    adapted = (place / "adapter_config.json").exists()
+    weights = _base(place) if adapted else place
+    words = place if (place / "tokenizer_config.json").exists() else weights
     logging.disable_progress_bar()
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        model = AutoModel.from_pretrained(place, local_files_only=True, use_safetensors=True, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True, use_fast=True)
+        model = AutoModel.from_pretrained(weights, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(words, local_files_only=True, use_fast=True)
     except SafetensorError as error:
         raise Damaged(f"{place}: the weights are torn ({error}). Restore model.safetensors.") from error
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
@@ -175,6 +233,8 @@ def _open_transformer(folder: Path, layout: Layout, max_length: int | None) -> T
         raise Damaged(f"{place}: the model cannot be opened ({first}). Fetch or save the whole folder again.") from error
     finally:
         logging.set_verbosity(before)
+    if adapted:
+        model = merge_adapter(model, place).eval()
     return TransformerEncoder(
         model,
         tokenizer,
@@ -183,7 +243,9 @@ def _open_transformer(folder: Path, layout: Layout, max_length: int | None) -> T
         prompts=layout.prompts,
         max_length=max_length if max_length is not None else layout.max_length,
         lowercase=layout.lowercase,
-    )
+        heads=[load_dense(folder / part) for part in layout.dense],
+        truncate_dim=layout.truncate_dim,
+    ).eval()
 
 
 def _download(name: str) -> Path:

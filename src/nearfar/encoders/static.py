@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from nearfar.encoders.folder import Layout, fingerprint_of, write_layout
+from nearfar.encoders import folder as disk
 from nearfar.encoders.tokens import NO_PROMPTS, Prompts, Tokens, tokenize
 from nearfar.encoders.words import word_tokenizer
 from nearfar.errors import BadConfig, BadInput
@@ -91,16 +91,26 @@ class StaticEncoder(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write a folder (whole or not at all) that `load_encoder` and sentence-transformers load to the same vectors."""
-        layout = Layout("static", normalize=self.normalize, prompts=self.prompts)
         with atomic_folder(folder) as target:
-            save_file({"embedding.weight": self.weight.detach().cpu().contiguous()}, target / "model.safetensors")
-            self.tokenizer.save(str(target / "tokenizer.json"))  # its truncation says max_length, to us and to others
-            write_layout(target, layout)
+            disk.write_modules(target, self.write_parts(target))
+            disk.write_settings(target, self.prompts, normalize=self.normalize)
+
+    def write_parts(self, folder: Path, prefix: str = "") -> list[disk.Part]:
+        """Write table and tokenizer below `folder`, each part under `prefix`; returns the parts in order."""
+        names = ["StaticEmbedding", *(["Normalize"] if self.normalize else [])]
+        parts = [(name, disk.part_path(prefix, number, name)) for number, name in enumerate(names)]
+        first = folder / parts[0][1]
+        first.mkdir(parents=True, exist_ok=True)
+        save_file({"embedding.weight": self.weight.detach().cpu().contiguous()}, first / "model.safetensors")
+        self.tokenizer.save(str(first / "tokenizer.json"))  # its truncation says max_length, to us and to others
+        if self.normalize:
+            disk.write_normalize(folder / parts[1][1])
+        return parts
 
     def fingerprint(self) -> str:
         """`sha256:<hex>` of all that decides the vectors: table, tokenizer with its truncation, prompts, normalization."""
         settings = {"kind": "static", "normalize": self.normalize, "prompts": list(self.prompts)}
-        return fingerprint_of({"weight": self.weight}, self.tokenizer.to_str(), settings)
+        return disk.fingerprint_of({"weight": self.weight}, self.tokenizer.to_str(), settings)
 
 
 def token_means(weight: Float[Tensor, "v d"], tokens: Tokens) -> Float[Tensor, "b d"]:

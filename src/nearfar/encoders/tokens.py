@@ -40,11 +40,13 @@ NO_PROMPTS = Prompts()
 class Tokens:
     """The token ids of n texts: text i is `ids[offsets[i]:offsets[i + 1]]`.
 
-    `ids` [t] int32, all texts end to end; `offsets` [n + 1] int64, from 0 to t, never falling.
+    `ids` [t] int32, all texts end to end; `offsets` [n + 1] int64, from 0 to t, never falling. `towers` [n] uint8 is the number of
+    the tower each text goes through, where an encoder has two (None: it has one).
     """
 
     ids: np.ndarray
     offsets: np.ndarray
+    towers: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -61,16 +63,19 @@ class Tokens:
         offsets = _offsets(lengths)
         # where each selected token lies: its place in the result, moved by how far its text moved
         places = np.arange(offsets[-1], dtype=np.int64) + np.repeat(starts - offsets[:-1], lengths)
-        return type(self)(self.ids[places], offsets)
+        return type(self)(self.ids[places], offsets, None if self.towers is None else self.towers[rows])
 
     @classmethod
     def concat(cls, parts: Sequence[Tokens]) -> Self:
         """All texts of all parts, in order. No parts make no texts."""
         lengths = [part.lengths for part in parts]
         ids = [part.ids for part in parts]
+        towers = [part.towers for part in parts if part.towers is not None]
+        assert len(towers) in (0, len(parts)), "texts for one tower and for two do not go together"
         return cls(
             np.concatenate(ids) if ids else np.zeros(0, np.int32),
             _offsets(np.concatenate(lengths) if lengths else np.zeros(0, np.int64)),
+            np.concatenate(towers) if towers else None,
         )
 
     @classmethod

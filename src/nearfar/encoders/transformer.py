@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,14 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from nearfar.encoders.folder import Layout, PoolingMode, fingerprint_of, write_layout
+from nearfar.encoders import folder as disk
+from nearfar.encoders.dense import Dense, save_dense
+from nearfar.encoders.lora import plain_tensors, save_adapter
+from nearfar.encoders.packed import BertPlan, plan_of, run_packed
+from nearfar.encoders.pooling import POOLING_NAMES, PoolingMode, pool, pool_packed
+from nearfar.encoders.precision import Copies, Precision, compute_dtype
 from nearfar.encoders.tokens import NO_PROMPTS, Prompts, Tokens, tokenize
 from nearfar.errors import BadConfig, BadInput
 from nearfar.files import atomic_folder
@@ -25,11 +32,12 @@ if TYPE_CHECKING:
 
 
 class TransformerEncoder(nn.Module):
-    """Texts to rows by a transformer: token rows pooled (mean, first or last token), then unit length unless told otherwise.
+    """Texts to rows by a transformer: token rows pooled to one, dense layers on it if there are any, cut to the first dimensions if so
+    told (Matryoshka: Kusupati 2022), then unit length unless told otherwise.
 
     Texts are padded on the right, whatever side the tokenizer prefers: the model sees a mask, so that the padding changes
     nothing, and every token keeps the position it has alone. A batch of equal lengths carries no mask at all. A text without
-    any token (possible where the model adds no special tokens) is the zero row.
+    any token (possible where the model adds no special tokens) is pooled to the zero row.
     """
 
     def __init__(
@@ -42,21 +50,37 @@ class TransformerEncoder(nn.Module):
         prompts: Prompts = NO_PROMPTS,
         max_length: int | None = None,
         lowercase: bool = False,
+        heads: Sequence[Dense] = (),
+        truncate_dim: int | None = None,
     ) -> None:
         """Own the model and the tokenizer; `max_length` (tokens, special ones included) is at most what the model can hold.
 
-        Raises `BadConfig` where max_length is impossible or the pooling unknown, `BadInput` where the tokenizer has no fast
+        `heads` are dense layers on the pooled row, `truncate_dim` is how many dimensions are kept (None: all; more than there are: all).
+        Raises `BadConfig` where max_length or truncate_dim is impossible or the pooling unknown, `BadInput` where the widths of the heads
+        do not follow from each other, where the tokenizer has no fast
         (`tokenizers`) form or the model is an encoder with a decoder.
         """
         super().__init__()
-        if pooling not in ("mean", "cls", "last"):
-            raise BadConfig(f"pooling={pooling!r}: a transformer is pooled by 'mean', 'cls' or 'last'. Use one of them.")
+        if pooling not in POOLING_NAMES:
+            raise BadConfig(f"pooling={pooling!r}: a transformer is pooled by {', '.join(POOLING_NAMES)}. Use one of them.")
+        if truncate_dim is not None and truncate_dim < 1:
+            raise BadConfig(f"truncate_dim={truncate_dim}: a row keeps at least one dimension. Use 1 or more, or leave it out.")
         if model.config.is_encoder_decoder:
             raise BadInput(
                 f"model type {model.config.model_type!r} is an encoder with a decoder, which gives no token rows of a text. "
                 "Choose an encoder or a decoder alone."
             )
+        widths = [int(model.config.hidden_size), *(head.out_features for head in heads)]
+        for head, width in zip(heads, widths, strict=False):
+            if head.in_features != width:
+                raise BadInput(
+                    f"a dense layer takes rows of {head.in_features} dimensions, and the rows before it have {width}. Give layers that "
+                    "belong to this model."
+                )
         self.model, self.hf_tokenizer = model, tokenizer
+        self.heads = nn.ModuleList(heads)
+        self.truncate_dim = truncate_dim if truncate_dim is None or truncate_dim < widths[-1] else None
+        self._width = widths[-1]
         self.pooling: PoolingMode = pooling
         self.normalize, self.prompts = normalize, prompts
         self.max_length = _length(max_length, tokenizer, model)
@@ -66,11 +90,13 @@ class TransformerEncoder(nn.Module):
         takes = inspect.signature(model.forward).parameters
         self._zero_types = "token_type_ids" in takes and "token_type_ids" in tokenizer.model_input_names
         self._options = {"use_cache": False} if "use_cache" in takes else {}
+        self.copies: Copies | None = None
+        """Weights of a lower precision to run with, kept up to date by whoever put them here."""
 
     @property
     def dim(self) -> int:
         """Width d of a row."""
-        return int(self.model.config.hidden_size)
+        return self.truncate_dim or self._width
 
     @property
     def device(self) -> torch.device:
@@ -83,44 +109,101 @@ class TransformerEncoder(nn.Module):
 
     def forward(self, inputs: Tokens) -> Float[Tensor, "b d"]:
         """Rows of prepared texts, in their order; padded to the longest of them, so give texts of like length together."""
-        rows = self.pooled(inputs)
+        rows = self.rows(inputs)
         return F.normalize(rows, dim=-1) if self.normalize else rows
 
-    def pooled(self, inputs: Tokens) -> Float[Tensor, "b d"]:
-        """The pooled rows before normalization."""
+    def rows(self, inputs: Tokens) -> Float[Tensor, "b d"]:
+        """The rows before normalization: pooled, through the dense layers, cut."""
         if len(inputs) == 0:
             return torch.zeros(0, self.dim, device=self.device)
+        rows = self.pooled(inputs)
+        for head in self.heads:
+            rows = head(rows)
+        return rows[:, : self.truncate_dim]
+
+    def pooled(self, inputs: Tokens) -> Float[Tensor, "b w"]:
+        """The pooled rows, as wide as the model."""
+        if len(inputs) == 0:
+            return torch.zeros(0, self.dim, device=self.device)
+        plan = plan_of(self.model) if self.device.type == "cpu" and len(inputs.ids) else None
+        if plan is not None:
+            return self._pooled_packed(plan, inputs)
         ids, mask = pad(inputs, self._pad)
         tokens = torch.from_numpy(ids).to(self.device)
         seen = None if mask is None else torch.from_numpy(mask).to(self.device)
         types = {"token_type_ids": torch.zeros_like(tokens)} if self._zero_types else {}
-        attended = None if seen is None else seen.long()
-        hidden = self.model(input_ids=tokens, attention_mask=attended, **types, **self._options).last_hidden_state
+        given = {"input_ids": tokens, "attention_mask": None if seen is None else seen.long(), **types, **self._options}
+        found = self.model(**given) if self.copies is None else functional_call(self.model, self.copies.tensors, kwargs=given)
         lengths = torch.from_numpy(inputs.lengths).to(self.device)
-        rows = pool(hidden, lengths, seen, self.pooling)
+        rows = pool(found.last_hidden_state.float(), lengths, seen, self.pooling)
         return rows if int(inputs.lengths.min()) else rows * (lengths > 0).to(rows)[:, None]
 
+    def _pooled_packed(self, plan: BertPlan, inputs: Tokens) -> Float[Tensor, "b d"]:
+        lengths = inputs.lengths
+        order = np.argsort(-lengths, kind="stable") if (np.diff(lengths) > 0).any() else None
+        sorted_inputs = inputs if order is None else inputs.select(order)
+        weights = dict(self.model.named_parameters()) if self.copies is None else self.copies.tensors
+        hidden = run_packed(plan, weights, sorted_inputs, is_training=self.model.training).float()
+        rows = pool_packed(hidden, sorted_inputs, self.pooling)
+        return rows if order is None else rows[torch.from_numpy(np.argsort(order))]
+
+    @contextmanager
+    def computing(self, precision: Precision, *, is_training: bool = False) -> Iterator[None]:
+        """Inside, the model runs in this precision; rows come out in float32 all the same. For training, call `copies.refresh()` after each step."""
+        before, dtype = self.copies, compute_dtype(precision, self.device)
+        own = next(self.model.parameters()).dtype
+        self.copies = None if dtype == own else Copies(self.model, dtype, is_training=is_training)
+        try:
+            yield
+        finally:
+            self.copies = before
+
     def save(self, folder: Path) -> None:
-        """Write a folder (whole or not at all) that `load_encoder` and sentence-transformers load to the same vectors."""
-        layout = Layout("transformer", self.pooling, self.normalize, self.prompts, self.max_length)
+        """Write a folder (whole or not at all) that `load_encoder` and sentence-transformers load to the same vectors.
+
+        Where the model is trained through adapters (LoRA) they are merged into the weights, and kept apart in `adapter/` besides.
+        A cut row is unit here; sentence-transformers makes it so with `normalize_embeddings=True`.
+        """
+        with atomic_folder(folder) as target:
+            disk.write_modules(target, self.write_parts(target))
+            disk.write_settings(target, self.prompts, normalize=self.normalize, truncate_dim=self.truncate_dim)
+            save_adapter(self.model, target / "adapter")
+
+    def write_parts(self, folder: Path, prefix: str = "") -> list[disk.Part]:
+        """Write weights, tokenizer, pooling and dense layers below `folder`, each under `prefix`; returns the parts in order."""
         from transformers.utils import logging
 
+        names = ["Transformer", "Pooling", *("Dense" for _ in self.heads), *(["Normalize"] if self.normalize else [])]
+        parts = [(name, disk.part_path(prefix, number, name)) for number, name in enumerate(names)]
+        places = [folder / place for _, place in parts]
         logging.disable_progress_bar()
-        with atomic_folder(folder) as target:
-            self.model.save_pretrained(target)
-            self.hf_tokenizer.save_pretrained(target)
-            write_layout(target, layout, dim=self.dim)
+        self.model.save_pretrained(places[0], state_dict=plain_tensors(self.model))
+        self.hf_tokenizer.save_pretrained(places[0])
+        disk.write_length(places[0], self.max_length)
+        disk.write_pooling(places[1], self.pooling, int(self.model.config.hidden_size))
+        for head, place in zip(self.heads, places[2:], strict=False):
+            assert isinstance(head, Dense)
+            save_dense(head, place)
+        if self.normalize:
+            disk.write_normalize(places[-1])
+        return parts
 
     def fingerprint(self) -> str:
-        """`sha256:<hex>` of all that decides the vectors: weights, tokenizer with its truncation, pooling, prompts, unit rows."""
-        settings = {
+        """`sha256:<hex>` of all that decides the vectors: weights (adapters merged, dense layers too), tokenizer with its truncation,
+        pooling, prompts, cut, unit rows."""
+        settings: dict[str, object] = {
             "kind": "transformer",
             "model": self.model.config.model_type,
             "pooling": self.pooling,
             "normalize": self.normalize,
             "prompts": list(self.prompts),
         }
-        return fingerprint_of(self.model.state_dict(), self.tokenizer.to_str(), settings)
+        if len(self.heads):
+            settings["heads"] = [head.config() for head in self.heads if isinstance(head, Dense)]
+        if self.truncate_dim is not None:
+            settings["truncate_dim"] = self.truncate_dim
+        tensors = plain_tensors(self.model) | {f"heads/{name}": tensor for name, tensor in self.heads.state_dict().items()}
+        return disk.fingerprint_of(tensors, self.tokenizer.to_str(), settings)
 
 
 def pad(tokens: Tokens, filler: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -139,20 +222,12 @@ def pad(tokens: Tokens, filler: int) -> tuple[np.ndarray, np.ndarray | None]:
     return ids, real
 
 
-def pool(hidden: Float[Tensor, "b w d"], lengths: Tensor, real: Tensor | None, pooling: PoolingMode) -> Float[Tensor, "b d"]:
-    """One row a text from its token rows, filled on the right: their mean, the first token's, or the last real token's."""
-    if pooling == "cls":
-        return hidden[:, 0]
-    if pooling == "last":
-        return hidden[torch.arange(len(hidden), device=hidden.device), (lengths - 1).clamp(min=0)]
-    if real is None:
-        return hidden.mean(dim=1)
-    weights = real.to(hidden) / real.sum(dim=1, keepdim=True)
-    return torch.bmm(weights[:, None, :], hidden)[:, 0]
-
-
 def _length(asked: int | None, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> int:
     holds = getattr(model.config, "max_position_embeddings", None) or 1 << 20
+    # RoBERTa, XLM-R and MPNet count positions from after the filler's: their table holds that many texts' tokens less
+    for name, part in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(part, nn.Embedding) and part.padding_idx is not None:
+            holds = min(holds, part.num_embeddings - part.padding_idx - 1)
     if asked is not None and not 3 <= asked <= holds:
         raise BadConfig(f"max_length={asked}: this model holds from 3 to {holds} tokens a text. Use a number between them.")
     return asked if asked is not None else min(int(tokenizer.model_max_length), int(holds))

@@ -13,9 +13,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, NamedTuple
 
+from nearfar.encoders.adapt import Towers
+from nearfar.encoders.dense import HeadKind
 from nearfar.errors import BadConfig
 
 Schedule = Literal["linear", "cosine", "constant"]
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def _setting(default: Any, meaning: str) -> Any:
@@ -45,6 +48,12 @@ class EvaluationConfig:
     )
     pool: int = _setting(5000, "documents of the training pairs put among those to be searched")
     metric: str = _setting("ndcg@10", "what the checkpoint is chosen by, and the run judged by")
+    # off: the best checkpoint is kept anyway, so stopping saves time and never weights; and as the learning rate falls to zero at the
+    # end of the run, a curve that stalls half-way can rise once more. Who waits for hours sets it, and sees the curve as it comes
+    patience: int | None = _setting(None, "evaluations without a better lower bound on dev before the run stops (none: never)")
+    outside_texts: int = _setting(
+        1000, "texts outside the domain whose nearest neighbours before and after are compared, without --retain; 0: none"
+    )
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,45 @@ class WatchConfig:
 
 
 @dataclass(frozen=True)
+class ComputeConfig:
+    """How a transformer is run: nothing here changes what is computed but the precision."""
+
+    precision: Precision = _setting(
+        "auto", "of the encoder's multiplies: float32, bfloat16, or auto (bfloat16 where it is fast)"
+    )
+    micro_tokens: int = _setting(4096, "tokens encoded at once; the loss is over the whole batch all the same")
+    keep_megabytes: int | None = _setting(
+        None, "memory for activations; what does not fit is encoded twice (default: half of what is free)"
+    )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What is put on the encoder before training, and what of it stays as it is."""
+
+    head: HeadKind = _setting("none", "new layers on the pooled row: none, linear, or mlp (linear, ReLU, linear, as in SimCLR)")
+    head_dim: int | None = _setting(None, "dimensions of the head's rows (default: as wide as before)")
+    towers: Towers = _setting("shared", "queries and documents through one encoder (shared) or two that start equal (separate)")
+    truncate_dim: int | None = _setting(None, "dimensions kept of every row (default: as the model says)")
+    dropout: float | None = _setting(
+        None, "every dropout rate of the transformer, hidden and attention (default: its own); 0: none"
+    )
+    freeze: str = _setting("", "parameters that stay as they are: name patterns with commas between, as encoder.layer.0.*")
+    freeze_layers: int = _setting(0, "layers that stay as they are, from the first")
+    freeze_embeddings: bool = _setting(False, "whether the token embeddings stay as they are")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters (Hu 2021) in place of the transformer's own weights; needs `peft`."""
+
+    rank: int = _setting(0, "rank of the adapters, which alone are trained (with a head); 0: none, every weight is trained")
+    alpha: float | None = _setting(None, "adapters are scaled by alpha / rank (default: twice the rank)")
+    dropout: float = _setting(0.0, "share of an adapter's inputs dropped while training")
+    targets: str = _setting("", "names of the layers adapted, commas between (default: peft's choice); all-linear: every one")
+
+
+@dataclass(frozen=True)
 class Config:
     """All settings of a run."""
 
@@ -71,17 +119,22 @@ class Config:
         None,
         "pairs per step, each the others' negatives (default: static an eighth of the pairs, at most 2048, transformer 64)",
     )
-    learning_rate: float | None = _setting(None, "highest learning rate (default: static 0.1, transformer 2e-05)")
+    learning_rate: float | None = _setting(
+        None, "highest learning rate (default: static 0.1, transformer 2e-05, adapters 2e-04)"
+    )
     warmup: float = _setting(0.1, "share of the steps in which the learning rate rises from zero")
     temperature: float = _setting(0.05, "similarities are divided by it before the softmax")
     learn_temperature: bool = _setting(False, "whether the temperature is learned too, starting from `temperature`")
     dim: int | None = _setting(None, "dimensions of a static table made for this run (default: 256)")
     seed: int = _setting(0, "of the split, the order of the pairs and dropout")
     max_length: int | None = _setting(None, "tokens a text is cut to (default: static 256, transformer as the model says)")
+    model: ModelConfig = field(default_factory=ModelConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def to_json(self) -> dict[str, Any]:
         """Nested dictionaries of plain values."""
@@ -127,6 +180,15 @@ def check_config(config: Config) -> None:
         (config.dim is None or config.dim >= 1, "dim", "1 or more"),
         (config.seed >= 0, "seed", "0 or more"),
         (config.max_length is None or config.max_length >= 1, "max_length", "1 or more"),
+        (config.model.head_dim is None or config.model.head_dim >= 1, "model.head_dim", "1 or more"),
+        (config.model.head_dim is None or config.model.head != "none", "model.head_dim", "a head: model.head=linear or mlp"),
+        (config.model.truncate_dim is None or config.model.truncate_dim >= 1, "model.truncate_dim", "1 or more"),
+        (config.model.dropout is None or 0 <= config.model.dropout < 1, "model.dropout", "a share from 0 to below 1"),
+        (config.model.freeze_layers >= 0, "model.freeze_layers", "0 or more"),
+        (config.lora.rank >= 0, "lora.rank", "0 or more"),
+        (config.lora.alpha is None or config.lora.alpha > 0, "lora.alpha", "above 0"),
+        (0 <= config.lora.dropout < 1, "lora.dropout", "a share from 0 to below 1"),
+        (config.lora.rank > 0 or config.lora == LoraConfig(), "lora.rank", "1 or more, since other lora settings are given"),
         (0 <= config.optimizer.beta1 < 1, "optimizer.beta1", "from 0 to below 1"),
         (0 <= config.optimizer.beta2 < 1, "optimizer.beta2", "from 0 to below 1"),
         (config.optimizer.epsilon > 0, "optimizer.epsilon", "above 0"),
@@ -136,8 +198,16 @@ def check_config(config: Config) -> None:
         (config.evaluation.dev is None or config.evaluation.dev >= 0, "evaluation.dev", "0 or more"),
         (config.evaluation.judge is None or config.evaluation.judge >= 0, "evaluation.judge", "0 or more"),
         (config.evaluation.pool >= 0, "evaluation.pool", "0 or more"),
+        (config.evaluation.patience is None or config.evaluation.patience >= 1, "evaluation.patience", "1 or more, or none"),
+        (
+            config.evaluation.outside_texts == 0 or config.evaluation.outside_texts >= 100,
+            "evaluation.outside_texts",
+            "100 or more (fewer say nothing), or 0",
+        ),
         (config.checkpoint.every is None or config.checkpoint.every >= 1, "checkpoint.every", "1 or more"),
         (config.checkpoint.keep >= 1, "checkpoint.keep", "1 or more"),
+        (config.compute.micro_tokens >= 1, "compute.micro_tokens", "1 or more"),
+        (config.compute.keep_megabytes is None or config.compute.keep_megabytes >= 0, "compute.keep_megabytes", "0 or more"),
     ]
     values = {setting.name: setting.value for setting in describe_config(config)}
     for holds, name, wanted in rules:
@@ -148,8 +218,8 @@ def check_config(config: Config) -> None:
     parse_metric(config.evaluation.metric)
 
 
-def resolve(config: Config, *, is_static: bool, pairs: int) -> Config:
-    """Fill in what depends on the kind of encoder and the number of pairs; every other None is chosen where it is read.
+def resolve(config: Config, *, is_static: bool, pairs: int, precision: Precision = "float32") -> Config:
+    """Fill in what depends on the kind of encoder, the number of pairs and the device (`precision`, what auto means there); every other None is chosen where it is read.
 
     A table takes the largest power of two up to an eighth of the pairs, from 32 to 2048: a few thousand pairs want more steps, not more
     negatives.
@@ -158,13 +228,16 @@ def resolve(config: Config, *, is_static: bool, pairs: int) -> Config:
     return replace(
         config,
         batch_size=config.batch_size or batch_size,
-        learning_rate=config.learning_rate or (0.1 if is_static else 2e-5),
+        compute=replace(config.compute, precision="float32" if is_static else precision),
+        learning_rate=config.learning_rate or (0.1 if is_static else 2e-4 if config.lora.rank else 2e-5),
     )
 
 
 def config_from_json(value: dict[str, Any]) -> Config:
     """The inverse of `Config.to_json`."""
-    parts = {"optimizer": OptimizerConfig, "evaluation": EvaluationConfig, "checkpoint": CheckpointConfig, "watch": WatchConfig}
+    parts: dict[str, Any] = {
+        item.name: type(part) for item in fields(Config) if is_dataclass(part := getattr(Config(), item.name))
+    }
     return Config(**{name: parts[name](**found) if name in parts else found for name, found in value.items()})
 
 

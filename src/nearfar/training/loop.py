@@ -10,23 +10,39 @@ import math
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+import torch
 
 from nearfar.data.sampling import PairTable, epoch_batches
-from nearfar.encoders import StaticEncoder, TransformerEncoder, load_encoder
+from nearfar.encoders import (
+    LoraOptions,
+    StaticEncoder,
+    TransformerEncoder,
+    TwoTowerEncoder,
+    adapt,
+    computing,
+    grow,
+    is_static,
+    load_encoder,
+)
+from nearfar.encoders.precision import compute_dtype
 from nearfar.errors import BadInput, CannotWrite, Interrupted
 from nearfar.evaluation import Comparison, Evaluation, compare
+from nearfar.evaluation.retention import Retention
 from nearfar.files import settle_folder, sole_writer, write_json
+from nearfar.metrics.ranking import parse_metric
 from nearfar.training.checkpoint import checkpoint_path
 from nearfar.training.config import Config, check_config, config_from_json, resolve
-from nearfar.training.guard import choose, judge
+from nearfar.training.dev import DevScore
+from nearfar.training.guard import Baseline, choose, is_stopped, judge, judge_start, measure_retention, say_stop
 from nearfar.training.plan import FORMAT, Plan, check_identity, identity, machine, make_plan
+from nearfar.training.reasons import Reason, RunFacts, conclude, find_reasons, read_losses, share_cut
 from nearfar.training.record import StepLog, note_event
 from nearfar.training.state import State, TrainableEncoder, Work, new_state, save_state, take_up
 from nearfar.training.step import step
@@ -51,7 +67,7 @@ class RunResult:
     steps: int
     best_step: int
     """The step whose weights are `model/`; 0 is the start."""
-    dev_scores: list[tuple[int, float]]
+    dev_scores: list[DevScore]
     start: Evaluation | None
     trained: Evaluation | None
     comparison: Comparison | None
@@ -61,11 +77,34 @@ class RunResult:
     seconds: float
     """Spent in steps by this process, evaluation and saving apart."""
     pairs_per_second: float
+    retention: Retention | None = None
+    """What is left of what the start could do; it changes no verdict."""
+    stopped: str | None = None
+    """Why the run ended before its last step; None where it did not."""
+    reasons: list[Reason] = field(default_factory=list)
+    """Where it is not shown to have helped: what the run knows about why, and what to try."""
 
     @property
     def verdict(self) -> str:
-        """`improved`, `not shown`, `worse`, or `not judged`."""
+        """`improved`, `not shown`, `worse`, or `not judged`, on the judging queries."""
         return self.comparison.verdict if self.comparison else "not judged"
+
+    @property
+    def conclusion(self) -> list[str]:
+        """What the run came to in plain words: the verdict, then what is left of the start's abilities, then why it stopped early."""
+        metric = parse_metric(self.config.evaluation.metric).name
+        scores = [float(np.mean(e.metrics[metric])) for e in (self.start, self.trained) if e is not None]
+        judged = len(self.start.query_ids) if self.start else 0
+        verdict = conclude(
+            self.comparison,
+            metric,
+            (scores[0], scores[1]) if self.comparison else (0.0, 0.0),
+            judged,
+            start_kept=self.best_step == 0,
+            judges=self.task.name if self.task else "",
+        )
+        kept = self.retention.sentences if self.retention else []
+        return [verdict, *kept, *([self.stopped] if self.stopped else [])]
 
 
 def train(
@@ -76,6 +115,7 @@ def train(
     config: Config | None = None,
     task: Task | None = None,
     dev: Task | None = None,
+    retain: Task | None = None,
     resume: bool = False,
     inputs: Mapping[str, str] | None = None,
     where: Sequence[str] = (),
@@ -84,6 +124,8 @@ def train(
     """Train `encoder` (a name for `load_encoder`, or an encoder) on `pairs` by InfoNCE and write the run folder `out`.
 
     `dev` chooses the checkpoint and `task` judges start and result once; where not given they are held out of the pairs (see `make_plan`).
+    `retain` asks for what the model could do before: start and result are compared on it, too, which changes no verdict (without it: the
+    overlap of their nearest neighbours on texts outside the domain). All scores of the start are told to `progress` before the first step.
     `resume` goes on from the newest whole checkpoint of `out`, or starts where there is none. `inputs` (file -> hash) goes to `run.json`;
     `where` says `file:line` of each pair, for `diverged.json`.
 
@@ -97,7 +139,8 @@ def train(
     check_watch(config)
     started = _prepare_folder(run, resume)
     model = _open_start(run / "start", encoder, config, started, progress)
-    config = resolve(config, is_static=isinstance(model, StaticEncoder), pairs=len(pairs))
+    lower = compute_dtype(config.compute.precision, model.device) == torch.bfloat16
+    config = resolve(config, is_static=is_static(model), pairs=len(pairs), precision="bfloat16" if lower else "float32")
     plan = replace(make_plan(pairs, config, dev=dev, task=task), given=pairs, where=where)
     name = str(encoder) if isinstance(encoder, (str, Path)) else encoder.fingerprint()
     now = identity(pairs, config, name, dev=dev, task=task)
@@ -105,29 +148,67 @@ def train(
         check_identity(run, now)
     else:
         _begin(run, model, plan, now, inputs or {})
-    start = judge(model, plan.task, run / "start.evaluation.json", "start", config, progress)
+    with computing(model, config.compute.precision):
+        start = judge_start(run, model, plan, retain, config, progress)
     work = _plan_work(run, model, plan, config, progress)
     state = new_state(model, config)
-    seconds, seen = _run_steps(work, state, plan, resumed=started)
-    best = load_encoder(run / "model") if plan.task else model
-    trained = judge(best, plan.task, run / "trained.evaluation.json", "trained", config, progress, keep=False)
-    comparison = compare(trained, start, config.evaluation.metric) if trained and start else None
-    result = RunResult(
+    with sole_writer(run):
+        if started:
+            take_up(work, state)
+        with computing(model, config.compute.precision, is_training=True):
+            seconds, seen = _run_steps(work, state, plan)
+    result = _judge_result(work, state, plan, start, retain, own_task=task is not None, seconds=seconds, seen=seen)
+    _write_metrics(result)
+    return result
+
+
+def _judge_result(
+    work: Work, state: State, plan: Plan, start: Baseline, retain: Task | None, *, own_task: bool, seconds: float, seen: int
+) -> RunResult:
+    """The kept weights against the start: on the judging task, and in what the start could do; and why, where it did not help."""
+    run, config, progress = work.run, work.config, work.progress
+    best = load_encoder(run / "model")
+    trained = comparison = None
+    with computing(best, config.compute.precision):
+        if plan.task is not None and start.task is not None:
+            trained = judge(best, plan.task, run / "trained.evaluation.json", "trained", config, progress, keep=False)
+            comparison = compare(trained, start.task, config.evaluation.metric)
+        kept = measure_retention(run, best, retain, start.retain, plan, config, progress)
+    metric = parse_metric(config.evaluation.metric).name
+    facts = RunFacts(
+        config=config,
+        curve=state.dev_scores,
+        best_step=state.best_step,
+        steps=state.step,
+        losses=read_losses(run / "steps.jsonl"),
+        comparison=comparison,
+        start_score=float(np.mean(start.task.metrics[metric])) if start.task else 0.0,
+        judged=len(start.task.query_ids) if start.task else 0,
+        chosen=len(plan.dev.queries) if plan.dev else 0,
+        own_task=own_task,
+        pairs=len(plan.pairs),
+        distinct_documents=len({pair.positive for pair in plan.pairs}),
+        cut_share=share_cut(work.documents, best.max_length),
+        max_length=best.max_length,
+        retention=kept,
+    )
+    return RunResult(
         run,
         config,
         len(plan.pairs),
         state.step,
         state.best_step,
         state.dev_scores,
-        start,
+        start.task,
         trained,
         comparison,
         plan.task,
         seconds,
         seen / seconds if seconds else 0.0,
+        kept,
+        say_stop(state, config, work.total),
+        find_reasons(facts),
     )
-    _write_metrics(result)
-    return result
 
 
 def load_run_config(run: Path) -> Config:
@@ -162,15 +243,43 @@ def _open_start(
 ) -> TrainableEncoder:
     """The encoder as it is before the first step: on resume the copy in the run, so that a changed cache changes nothing."""
     if started:
-        return load_encoder(folder)
-    if isinstance(encoder, (StaticEncoder, TransformerEncoder)):
-        return encoder
-    model = load_encoder(encoder, dim=config.dim, max_length=config.max_length, progress=progress)
-    if isinstance(model, StaticEncoder) and model.max_length is None:
-        model = StaticEncoder(
-            model.weight, model.tokenizer, max_length=STATIC_LENGTH, prompts=model.prompts, normalize=model.normalize
-        )
-    return model
+        return _adapted(load_encoder(folder), config)
+    if isinstance(encoder, (StaticEncoder, TransformerEncoder, TwoTowerEncoder)):
+        model = encoder
+    else:
+        model = load_encoder(encoder, dim=config.dim, max_length=config.max_length, progress=progress)
+        if isinstance(model, StaticEncoder) and model.max_length is None:
+            model = StaticEncoder(
+                model.weight, model.tokenizer, max_length=STATIC_LENGTH, prompts=model.prompts, normalize=model.normalize
+            )
+    wanted = config.model
+    grown = grow(
+        model,
+        head=wanted.head,
+        head_dim=wanted.head_dim,
+        towers=wanted.towers,
+        truncate_dim=wanted.truncate_dim,
+        seed=config.seed,
+    )
+    return _adapted(grown, config)
+
+
+def _adapted(model: TrainableEncoder, config: Config) -> TrainableEncoder:
+    """The encoder with dropout, adapters and frozen parts as the settings say: what its folder does not hold."""
+    wanted, lora = config.model, config.lora
+    return adapt(
+        model,
+        dropout=wanted.dropout,
+        lora=LoraOptions(lora.rank, lora.alpha, lora.dropout, _listed(lora.targets)) if lora.rank else None,
+        freeze=_listed(wanted.freeze),
+        freeze_layers=wanted.freeze_layers,
+        freeze_embeddings=wanted.freeze_embeddings,
+        seed=config.seed,
+    )
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _begin(run: Path, model: TrainableEncoder, plan: Plan, now: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
@@ -183,7 +292,7 @@ def _begin(run: Path, model: TrainableEncoder, plan: Plan, now: Mapping[str, Any
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "encoder": now["encoder"],
         "start": model.fingerprint(),
-        "kind": "static" if isinstance(model, StaticEncoder) else "transformer",
+        "kind": "static" if is_static(model) else "transformer",
         "identity": dict(now),
         "inputs": dict(inputs),
         "trained_on": len(plan.pairs),
@@ -205,23 +314,20 @@ def _plan_work(run: Path, model: TrainableEncoder, plan: Plan, config: Config, p
     return Work(run, config, table, queries, documents, plan.dev, total, evaluate_every, config.checkpoint.every, progress)
 
 
-def _run_steps(work: Work, state: State, plan: Plan, *, resumed: bool) -> tuple[float, int]:
+def _run_steps(work: Work, state: State, plan: Plan) -> tuple[float, int]:
     """All steps that are left; returns the seconds and the pairs of these steps."""
-    with sole_writer(work.run):
-        if resumed:
-            take_up(work, state)
+    kept = _Kept(work, state)
+    try:
         if state.step == 0 and work.dev is not None:
             choose(work, state)
-        kept = _Kept(work, state)
-        try:
-            return _steps_left(work, state, plan, kept)
-        except Interrupted as stop:
-            lost = f" {state.step - kept.step:,} steps after it are lost." if state.step > kept.step else ""
-            with suppress(CannotWrite):
-                note_event(work.run, "interrupted", signal=stop.signal, step=state.step, kept=kept.step)
-            raise Interrupted(f"{stop} {kept.said}{lost} Go on with the same command and --resume.", stop.signal) from None
-        except CannotWrite as error:
-            raise CannotWrite(f"{error} {kept.said} Then go on with the same command and --resume.", error.number) from error
+        return _steps_left(work, state, plan, kept)
+    except Interrupted as stop:
+        lost = f" {state.step - kept.step:,} steps after it are lost." if state.step > kept.step else ""
+        with suppress(CannotWrite):
+            note_event(work.run, "interrupted", signal=stop.signal, step=state.step, kept=kept.step)
+        raise Interrupted(f"{stop} {kept.said}{lost} Go on with the same command and --resume.", stop.signal) from None
+    except CannotWrite as error:
+        raise CannotWrite(f"{error} {kept.said} Then go on with the same command and --resume.", error.number) from error
 
 
 def _steps_left(work: Work, state: State, plan: Plan, kept: _Kept) -> tuple[float, int]:
@@ -239,6 +345,8 @@ def _steps_left(work: Work, state: State, plan: Plan, kept: _Kept) -> tuple[floa
         stop_requests(heard) as stops,
     ):
         for epoch, rows in _batches_left(work, state.step):
+            if is_stopped(work, state):
+                break
             began = perf_counter()
             facts = step(work, state, rows, plan)
             seconds, seen = seconds + perf_counter() - began, seen + len(rows)
@@ -248,7 +356,8 @@ def _steps_left(work: Work, state: State, plan: Plan, kept: _Kept) -> tuple[floa
             scored = last or (work.dev is not None and state.step % work.evaluate_every == 0)
             if scored:
                 choose(work, state)
-            dev = state.dev_scores[-1][1] if scored and state.dev_scores else None
+                last = last or is_stopped(work, state)
+            dev = state.dev_scores[-1].score if scored and state.dev_scores else None
             watch.record(state.step, facts, rate=seen / seconds, dev=dev)
             if last or kept.is_due() or stops:
                 watch.flush()
@@ -305,6 +414,10 @@ def _write_metrics(result: RunResult) -> None:
             "comparisons": [result.comparison.to_json()] if result.comparison else [],
             "steps": result.steps,
             "best_step": result.best_step,
-            "dev": [{"step": step, "score": score} for step, score in result.dev_scores],
+            "dev": [found.to_json() for found in result.dev_scores],
+            "retention": result.retention.to_json() if result.retention else None,
+            "stopped": result.stopped,
+            "conclusion": result.conclusion,
+            "reasons": [reason._asdict() for reason in result.reasons],
         },
     )

@@ -11,16 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from nearfar.data.sampling import PairTable
-from nearfar.encoders import StaticEncoder, TransformerEncoder
+from nearfar.encoders import AnyEncoder
 from nearfar.errors import Damaged, Mismatch
 from nearfar.files import clear_dead, read_json
 from nearfar.training.checkpoint import latest_checkpoint, save_checkpoint, set_aside
 from nearfar.training.config import Config
+from nearfar.training.dev import DevScore
 from nearfar.training.optimizer import AdamW
 from nearfar.training.record import note_event, restore_log
 from nearfar.types import Checkpoint, Inputs, Progress, Task
 
-TrainableEncoder = StaticEncoder | TransformerEncoder
+TrainableEncoder = AnyEncoder
 
 
 @dataclass
@@ -33,7 +34,8 @@ class State:
     step: int = 0
     best_step: int = 0
     best_score: float | None = None
-    dev_scores: list[tuple[int, float]] = field(default_factory=list)
+    dev_scores: list[DevScore] = field(default_factory=list)
+    """The curve on the dev queries: which checkpoint is kept and whether the run is over follow from it alone."""
     extras: dict[str, Tensor] = field(default_factory=dict)
     """Tensors of further parts (a loss with weights, a queue): saved, and on resume those named before are filled in place, others added."""
     facts: dict[str, Any] = field(default_factory=dict)
@@ -131,5 +133,5 @@ def _restore(work: Work, state: State, checkpoint: Checkpoint) -> None:
     state.optimizer.restore(found)
     facts: Any = checkpoint.state
     state.step, state.best_step, state.best_score = checkpoint.step, facts["best_step"], facts["best_score"]
-    state.dev_scores = [(int(step), float(score)) for step, score in facts["dev_scores"]]
+    state.dev_scores = [DevScore(int(step), *scores) for step, *scores in facts["dev_scores"]]
     state.facts = facts["facts"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +13,9 @@ import torch
 from torch import Tensor
 
 from nearfar.data.collate import collate
-from nearfar.encoders import StaticEncoder, Tokens
+from nearfar.encoders import Tokens, is_static, refresh_copies
 from nearfar.losses.info_nce import info_nce
+from nearfar.training.caching import Side, accumulate
 from nearfar.training.diverged import diverged
 from nearfar.training.optimizer import schedule
 from nearfar.training.plan import Plan
@@ -29,32 +32,40 @@ def step(work: Work, state: State, rows: np.ndarray, plan: Plan) -> dict[str, fl
     knob: float | Tensor = config.temperature
     if config.learn_temperature:
         knob = state.parameters["log_temperature"].exp()
-    # dropout knows only the global generator: fork it, so that the caller's stays as it was
-    with torch.random.fork_rng(devices=[state.encoder.device] if state.encoder.device.type == "cuda" else []):
-        torch.manual_seed(int(np.random.SeedSequence([config.seed, state.step]).generate_state(1, np.uint64)[0] >> 1))
-        state.encoder.train()
-        queries, candidates = _encode(state.encoder, batch)
-        if not (bool(torch.isfinite(queries.detach()).all()) and bool(torch.isfinite(candidates.detach()).all())):
-            raise diverged(work, state, rows, plan, math.nan)
-        loss = info_nce(queries, candidates, _on(batch, state.encoder.device), temperature=knob).mean()
-        loss.backward()
-    value = float(loss.detach())
-    norm = state.optimizer.step(rate) if math.isfinite(value) else math.nan
-    if not (math.isfinite(value) and math.isfinite(norm)):
-        raise diverged(work, state, rows, plan, value)
+    state.encoder.train()
+    targets = _on(batch, state.encoder.device)
+
+    def loss(sides: Sequence[Tensor]) -> Tensor:
+        queries, candidates = sides[0][: len(batch.queries)], sides[0][len(batch.queries) :]
+        if not all(bool(torch.isfinite(side.detach()).all()) for side in sides):
+            return queries.new_full((), math.nan)
+        return info_nce(queries, candidates, targets, temperature=knob).mean()
+
+    side = _side(state.encoder, batch)
+    is_table, told = is_static(state.encoder), config.compute
+    keep = None if told.keep_megabytes is None else told.keep_megabytes << 20
+    found = accumulate(
+        [side],
+        loss,
+        seed=int(np.random.SeedSequence([config.seed, state.step]).generate_state(1, np.uint64)[0] >> 2),
+        keep_bytes=sys.maxsize if is_table else keep,
+        micro_tokens=sys.maxsize if is_table else told.micro_tokens,
+        device=state.encoder.device,
+    )
+    norm = state.optimizer.step(rate) if math.isfinite(found.loss) else math.nan
+    if not (math.isfinite(found.loss) and math.isfinite(norm)):
+        raise diverged(work, state, rows, plan, found.loss)
+    refresh_copies(state.encoder)
     state.step += 1
-    return {"loss": value, "learning_rate": rate, "gradient_norm": norm, "temperature": float(torch.as_tensor(knob).detach())}
+    temperature = float(torch.as_tensor(knob).detach())
+    return {"loss": found.loss, "learning_rate": rate, "gradient_norm": norm, "temperature": temperature}
 
 
-def _encode(encoder: TrainableEncoder, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Rows of queries and candidates; a table is read once for both, so that its gradient names each token once."""
-    queries, candidates = batch.queries, batch.candidates
-    assert isinstance(queries, Tokens)
-    assert isinstance(candidates, Tokens)
-    if isinstance(encoder, StaticEncoder):
-        rows = encoder(Tokens.concat([queries, candidates]))
-        return rows[: len(queries)], rows[len(queries) :]
-    return encoder(queries), encoder(candidates)
+def _side(encoder: TrainableEncoder, batch: Batch) -> Side:
+    """Queries and candidates as one side: texts of like length together, and a table read once, so that its gradient names each token once."""
+    assert isinstance(batch.queries, Tokens)
+    assert isinstance(batch.candidates, Tokens)
+    return Side(encoder, Tokens.concat([batch.queries, batch.candidates]), encoder.dim)
 
 
 def _on(batch: Batch, device: torch.device) -> Any:
