@@ -129,6 +129,7 @@ def train(
             retain=before,
             resume=resume,
             inputs=inputs,
+            where=material.where,
             progress=progress,
         )
     report_run(result, encoder=load_encoder(out))

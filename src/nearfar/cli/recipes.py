@@ -24,6 +24,8 @@ class Given:
 
     pairs: list[Pair] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    where: list[str] = field(default_factory=list)
+    """`file:line` of each pair."""
 
 
 def read_material(
@@ -58,6 +60,7 @@ def read_material(
         file = read_pairs(path, columns=columns, allow_swapped=allow_swapped)
         talk(file.understood)
         given.pairs += [replace(p, source=p.source or names[path]) for p in file.pairs] if len(paths) > 1 else file.pairs
+        given.where += file.where
     return given
 
 

@@ -91,6 +91,13 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class WatchConfig:
+    """Who may look on while it trains, besides steps.jsonl."""
+
+    tensorboard: bool = _setting(False, "write scalars for TensorBoard to RUN/tensorboard (the extra: tracking)")
+
+
+@dataclass(frozen=True)
 class ComputeConfig:
     """How a transformer is run: nothing here changes what is computed but the precision."""
 
@@ -205,6 +212,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def to_json(self) -> dict[str, Any]:

@@ -6,12 +6,10 @@ bit for bit, as one left alone (same machine and thread count). The best model o
 
 from __future__ import annotations
 
-import json
 import math
 import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,21 +31,25 @@ from nearfar.encoders import (
     load_encoder,
 )
 from nearfar.encoders.precision import compute_dtype
-from nearfar.errors import BadInput
+from nearfar.errors import BadInput, CannotWrite, Interrupted
 from nearfar.evaluation import Comparison, Evaluation, compare
 from nearfar.evaluation.retention import Retention
-from nearfar.files import settle_folder, write_json
+from nearfar.files import settle_folder, sole_writer, write_json
 from nearfar.metrics.ranking import parse_metric
+from nearfar.training.checkpoint import checkpoint_path
 from nearfar.training.config import Config, check_config, config_from_json, resolve
 from nearfar.training.dev import DevScore
 from nearfar.training.guard import Baseline, choose, is_stopped, judge, judge_start, measure_retention, say_stop
 from nearfar.training.objective import Objective, check_dims
 from nearfar.training.plan import FORMAT, Plan, check_identity, identity, machine, make_plan
 from nearfar.training.reasons import Reason, RunFacts, conclude, find_reasons, read_losses, share_cut
+from nearfar.training.record import StepLog, note_event
 from nearfar.training.sources import build_table, plan_mixture, prepare_texts, resolve_mixture
 from nearfar.training.state import State, TrainableEncoder, Work, new_state, save_state, take_up
 from nearfar.training.step import step
+from nearfar.training.stop import stop_requests
 from nearfar.training.teachers import Teachers, guide_rows, open_teachers, taught_pairs
+from nearfar.training.watch import Watch, check_watch
 from nearfar.types import Pair, Progress, Task, silent
 
 STATIC_LENGTH = 256
@@ -119,6 +121,7 @@ def train(
     resume: bool = False,
     inputs: Mapping[str, str] | None = None,
     lineage: Mapping[str, Any] | None = None,
+    where: Sequence[str] = (),
     progress: Progress = silent,
 ) -> RunResult:
     """Train `encoder` (a name for `load_encoder`, or an encoder) on `pairs` by `loss.name` and write the run folder `out`.
@@ -127,20 +130,24 @@ def train(
     `retain` asks for what the model could do before: start and result are compared on it, too, which changes no verdict (without it: the
     overlap of their nearest neighbours on texts outside the domain). All scores of the start are told to `progress` before the first step.
     `resume` goes on from the newest whole checkpoint of `out`, or starts where there is none. `inputs` (file -> hash) and
-    `lineage` (what this run is a stage of) go to `run.json`. Pairs of several sources are mixed as `mixture` says.
+    `lineage` (what this run is a stage of) go to `run.json`; `where` says `file:line` of each pair, for `diverged.json`. Pairs of
+    several sources are mixed as `mixture` says.
 
     Raises `BadInput` where `out` already holds something and `resume` is not asked for, `Mismatch` where it began with other
-    inputs, `BadConfig`, and `Diverged` (naming the step, the batch written to `diverged.json`). On an interrupt the state is saved first.
+    inputs, `BadConfig`, `Missing`, `CannotWrite` (disk full, no permission; checkpoints intact) and `Diverged` (naming the step, the batch
+    written to `diverged.json`). In the main thread SIGINT and SIGTERM finish the step, save, and raise `Interrupted` (a `KeyboardInterrupt`);
+    the second one raises it at once.
     """
     run, config = Path(out), config or Config()
     check_config(config)
+    check_watch(config)
     started = _prepare_folder(run, resume)
     model = _open_start(run / "start", encoder, config, started, progress)
     lower = compute_dtype(config.compute.precision, model.device) == torch.bfloat16
     config = resolve(config, is_static=is_static(model), pairs=len(pairs), precision="bfloat16" if lower else "float32")
     config = resolve_mixture(config, pairs)
     check_dims(config, model.dim)
-    plan = make_plan(pairs, config, dev=dev, task=task)
+    plan = replace(make_plan(pairs, config, dev=dev, task=task), given=pairs, where=where)
     teachers = open_teachers(config, progress)
     name = str(encoder) if isinstance(encoder, (str, Path)) else encoder.fingerprint()
     now = identity(pairs, config, name, dev=dev, task=task, teachers=teachers.fingerprints())
@@ -152,10 +159,11 @@ def train(
         start = judge_start(run, model, plan, retain, config, progress)
     work = _plan_work(run, model, plan, teachers, config, progress)
     state = new_state(model, config)
-    if started:
-        take_up(work, state)
-    with computing(model, config.compute.precision, is_training=True):
-        seconds, seen = _run_steps(work, state, plan)
+    with sole_writer(run):
+        if started:
+            take_up(work, state)
+        with computing(model, config.compute.precision, is_training=True):
+            seconds, seen = _run_steps(work, state, plan)
     result = _judge_result(work, state, plan, start, retain, own_task=task is not None, seconds=seconds, seen=seen)
     _write_metrics(result)
     return result
@@ -324,54 +332,91 @@ def _plan_work(run: Path, model: TrainableEncoder, plan: Plan, teachers: Teacher
 
 def _run_steps(work: Work, state: State, plan: Plan) -> tuple[float, int]:
     """All steps that are left; returns the seconds and the pairs of these steps."""
-    if state.step == 0 and work.dev is not None:
-        choose(work, state)
-    seconds, seen, first, saved = 0.0, 0, 0, perf_counter()
-    with open(work.run / "steps.jsonl", "a", encoding="utf-8") as log, _interrupts() as interrupted:
-        for epoch in range(work.config.epochs):
-            batches = work.batches(epoch)
-            for rows in batches[max(0, state.step - first) :]:
-                if is_stopped(work, state):
-                    return seconds, seen
-                began = perf_counter()
-                facts = step(work, state, rows, plan)
-                seconds, seen = seconds + perf_counter() - began, seen + len(rows)
-                log.write(json.dumps({"step": state.step, "epoch": epoch, "pairs": len(rows), **facts}) + "\n")
-                work.progress("train", state.step, work.total, loss=facts["loss"], rate=f"{seen / seconds:,.0f} pairs/s")
-                last = state.step == work.total
-                if last or (work.dev is not None and state.step % work.evaluate_every == 0):
-                    choose(work, state)
-                    last = last or is_stopped(work, state)
-                # when a checkpoint is written changes no weight, so the clock may say
-                due = perf_counter() - saved > SAVE_SECONDS if work.save_every is None else state.step % work.save_every == 0
-                if last or due or interrupted:
-                    log.flush()
-                    save_state(work, state)
-                    saved = perf_counter()
-                if interrupted:
-                    raise KeyboardInterrupt
-            first += len(batches)
+    kept = _Kept(work, state)
+    try:
+        if state.step == 0 and work.dev is not None:
+            choose(work, state)
+        return _steps_left(work, state, plan, kept)
+    except Interrupted as stop:
+        lost = f" {state.step - kept.step:,} steps after it are lost." if state.step > kept.step else ""
+        with suppress(CannotWrite):
+            note_event(work.run, "interrupted", signal=stop.signal, step=state.step, kept=kept.step)
+        raise Interrupted(f"{stop} {kept.said}{lost} Go on with the same command and --resume.", stop.signal) from None
+    except CannotWrite as error:
+        raise CannotWrite(f"{error} {kept.said} Then go on with the same command and --resume.", error.number) from error
+
+
+def _steps_left(work: Work, state: State, plan: Plan, kept: _Kept) -> tuple[float, int]:
+    seconds, seen = 0.0, 0
+
+    def heard(name: signal.Signals) -> None:
+        # drawing may itself be what was interrupted
+        with suppress(RuntimeError):
+            note = f"{name.name}: finishing this step and saving it; once more to stop at once"
+            work.progress("train", state.step, work.total, note=note)
+
+    with (
+        StepLog(work.run / "steps.jsonl") as log,
+        Watch(work.run, work.config, step=state.step) as watch,
+        stop_requests(heard) as stops,
+    ):
+        for epoch, rows in _batches_left(work, state.step):
+            if is_stopped(work, state):
+                break
+            began = perf_counter()
+            facts = step(work, state, rows, plan)
+            seconds, seen = seconds + perf_counter() - began, seen + len(rows)
+            log.write({"step": state.step, "epoch": epoch, "pairs": len(rows), **facts})
+            work.progress("train", state.step, work.total, loss=facts["loss"], rate=f"{seen / seconds:,.0f} pairs/s")
+            last = state.step == work.total
+            scored = last or (work.dev is not None and state.step % work.evaluate_every == 0)
+            if scored:
+                choose(work, state)
+                last = last or is_stopped(work, state)
+            dev = state.dev_scores[-1].score if scored and state.dev_scores else None
+            watch.record(state.step, facts, rate=seen / seconds, dev=dev)
+            if last or kept.is_due() or stops:
+                watch.flush()
+                kept.save(log)
+            if stops:
+                raise Interrupted(f"stopped by {stops[0].name} after step {state.step:,} of {work.total:,}.", stops[0])
+    if seen:
+        note_event(work.run, "finished", step=state.step)
     return seconds, seen
 
 
-@contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """Collect the first Ctrl-C instead of stopping in the middle of a step; the second one stops at once, as always."""
-    caught: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield caught
-        return
-    before = signal.getsignal(signal.SIGINT)
+def _batches_left(work: Work, done: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(epoch, rows) of every step after the first `done`."""
+    first = 0
+    for epoch in range(work.config.epochs):
+        batches = work.batches(epoch)
+        for rows in batches[max(0, done - first) :]:
+            yield epoch, rows
+        first += len(batches)
 
-    def note(number: int, frame: object) -> None:  # noqa: ARG001 - what signal calls
-        caught.append(number)
-        signal.signal(signal.SIGINT, before)
 
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield caught
-    finally:
-        signal.signal(signal.SIGINT, before)
+class _Kept:
+    """What a kill cannot take any more: the newest checkpoint, and when the next one is due."""
+
+    def __init__(self, work: Work, state: State) -> None:
+        self._work, self._state = work, state
+        self.step, self._clock = state.step, perf_counter()
+
+    @property
+    def said(self) -> str:
+        if not self.step:
+            return f"Nothing is kept yet but the start, in {self._work.run}."
+        return f"All up to step {self.step:,} is kept in {checkpoint_path(self._work.run / 'checkpoints', self.step)}."
+
+    def is_due(self) -> bool:
+        # when a checkpoint is written changes no weight, so the clock may say
+        if self._work.save_every is None:
+            return perf_counter() - self._clock > SAVE_SECONDS
+        return self._state.step % self._work.save_every == 0
+
+    def save(self, log: StepLog) -> None:
+        save_state(self._work, self._state, log.content())
+        self.step, self._clock = self._state.step, perf_counter()
 
 
 def _write_metrics(result: RunResult) -> None:

@@ -37,6 +37,10 @@ class Plan:
     task: Task | None
     held_out: int
     """Pairs kept from training."""
+    given: Sequence[Pair] = ()
+    """All pairs as they were given, to number those that are named in an error."""
+    where: Sequence[str] = ()
+    """`file:line` of each given pair, where they came from a file."""
 
 
 def make_plan(pairs: Sequence[Pair], config: Config, *, dev: Task | None, task: Task | None) -> Plan:
@@ -136,7 +140,7 @@ def identity(
 def check_identity(run: Path, now: Mapping[str, Any]) -> None:
     """Raise `Mismatch`, naming what changed, where a run is to go on with other inputs than it began with.
 
-    When checkpoints are written decides no weight, so that may change.
+    When checkpoints are written and who watches decides no weight, so that may change.
     """
     told = read_json(run / "run.json")
     before = told.get("identity", {}) if isinstance(told, dict) else {}
@@ -152,13 +156,14 @@ def check_identity(run: Path, now: Mapping[str, Any]) -> None:
     changed += [
         f"{key} (was {old.get(key)}, now {new.get(key)})"
         for key in {**new, **old}
-        if old.get(key) != new.get(key) and not key.startswith("checkpoint.")
+        if old.get(key) != new.get(key) and not key.startswith(("checkpoint.", "watch."))
     ]
     if changed:
-        raise Mismatch(
-            f"{run}: this run cannot go on: {', '.join(changed)} changed since it began. Give what it began with (see "
-            f"{run / 'run.json'}), or train into another folder."
-        )
+        best = f" (from its best weights so far: --encoder {run})" if (run / "model").exists() else ""
+        way = f"Give what it began with (see {run / 'run.json'}), or train into another folder{best}."
+        if (run / "diverged.json").exists():
+            way = f"It diverged, and would again with what it began with: train into another folder{best}."
+        raise Mismatch(f"{run}: this run cannot go on: {', '.join(changed)} changed since it began. {way}")
 
 
 def machine() -> dict[str, Any]:

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from nearfar.data.collate import collate
 from nearfar.encoders import Tokens, is_static, refresh_copies
-from nearfar.errors import Diverged
-from nearfar.files import write_json
 from nearfar.training.caching import Side, accumulate
+from nearfar.training.diverged import diverged
 from nearfar.training.optimizer import schedule
 from nearfar.training.plan import Plan
 from nearfar.training.state import State, TrainableEncoder, Work
@@ -51,7 +50,7 @@ def step(work: Work, state: State, rows: np.ndarray, plan: Plan) -> dict[str, fl
     knobs = work.objective.knobs(source, state.parameters)  # as this step used them
     norm = state.optimizer.step(rate) if math.isfinite(found.loss) else math.nan
     if not (math.isfinite(found.loss) and math.isfinite(norm)):
-        raise _diverged(work, state, rows, plan, found.loss)
+        raise diverged(work, state, rows, plan, found.loss)
     refresh_copies(state.encoder)
     state.step += 1
     facts: dict[str, float | str] = {"loss": found.loss, "learning_rate": rate, "gradient_norm": norm, **knobs}
@@ -63,13 +62,3 @@ def _side(encoder: TrainableEncoder, batch: Batch) -> Side:
     assert isinstance(batch.queries, Tokens)
     assert isinstance(batch.candidates, Tokens)
     return Side(encoder, Tokens.concat([batch.queries, batch.candidates]), encoder.dim)
-
-
-def _diverged(work: Work, state: State, rows: np.ndarray, plan: Plan, loss: float) -> Diverged:
-    path = work.run / "diverged.json"
-    pairs = [{"query": plan.pairs[i].query, "positive": plan.pairs[i].positive} for i in rows.tolist()]
-    write_json(path, {"step": state.step + 1, "loss": str(loss), "pairs": pairs})
-    return Diverged(
-        f"step {state.step + 1}: the loss is {loss} or its gradient is not finite. The batch is in {path}; the best model so far in "
-        f"{work.run / 'model'}. Try a lower learning_rate (now {work.config.learning_rate}) or a higher temperature."
-    )
