@@ -7,7 +7,18 @@ import sys
 import pytest
 
 from nearfar.errors import BadInput, Damaged
-from nearfar.files import atomic_file, atomic_folder, hash_folder, read_json, write_json
+from nearfar.files import (
+    SEAL,
+    atomic_file,
+    atomic_folder,
+    check_seal,
+    clear_dead,
+    hash_folder,
+    read_json,
+    seal_folder,
+    sole_writer,
+    write_json,
+)
 
 
 def write(folder, text):
@@ -88,3 +99,56 @@ def test_the_hash_of_a_folder_knows_names_and_contents(tmp_path):
     a, b, c, d = (hash_folder(tmp_path / name) for name in "abcd")
     assert a == b
     assert len({a, c, d}) == 3
+
+
+def test_a_seal_names_what_was_altered_added_or_taken_away(tmp_path):
+    (tmp_path / "inner").mkdir()
+    for name in ("a", "inner/b"):
+        (tmp_path / name).write_text(name)
+    seal_folder(tmp_path)
+    check_seal(tmp_path)
+    (tmp_path / "c").write_text("new")
+    (tmp_path / "a").unlink()
+    (tmp_path / "inner" / "b").write_text("other")
+    with pytest.raises(Damaged, match=r"a is missing, c was not there, inner/b is not what was written"):
+        check_seal(tmp_path)
+    (tmp_path / SEAL).unlink()
+    with pytest.raises(Damaged, match="it has no SHA256SUMS"):
+        check_seal(tmp_path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sha256sum as on POSIX")
+def test_the_seal_is_checked_by_sha256sum_too(tmp_path):
+    (tmp_path / "a b").write_text("x")
+    seal_folder(tmp_path)
+    assert subprocess.run(["sha256sum", "-c", "--strict", SEAL], cwd=tmp_path, capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="processes as on POSIX")
+def test_what_the_dead_left_is_cleared_whatever_its_name(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (tmp_path / f".step-1.{gone.pid}.tmp").mkdir()
+    (tmp_path / f".steps.jsonl.{gone.pid}.tmp").write_text("half")
+    kept = [f".step-2.{os.getpid()}.tmp", ".mine.tmp", "notes.1.tmp"]
+    for name in kept:
+        (tmp_path / name).write_text("alive")
+    clear_dead(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted(kept)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks as on POSIX")
+def test_a_killed_writer_holds_nothing_any_more(tmp_path):
+    code = (
+        "import sys, time\nfrom nearfar.files import sole_writer\n"
+        "with sole_writer(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(300)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"held\n"
+    with pytest.raises(BadInput, match=f"process {process.pid} is writing here"), sole_writer(tmp_path):
+        pass
+    process.kill()
+    process.wait()
+    with sole_writer(tmp_path):
+        pass

@@ -15,7 +15,7 @@ FLOORS = (
     ("similarity", "losses", "metrics"),
     ("data", "encoders", "index"),
     ("embedding", "retrieval", "training", "evaluation", "exporting"),
-    ("report", "cli"),
+    ("report", "recipes", "cli"),
 )
 ON_ONE_FLOOR = {
     ("types", "errors"),
@@ -27,6 +27,7 @@ ON_ONE_FLOOR = {
     ("training", "evaluation"),
     ("exporting", "embedding"),
     ("cli", "report"),
+    ("cli", "recipes"),
 }
 """(who, whom), as DESIGN.md lists them."""
 OPEN = {"__init__", "__main__"}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
 
+from nearfar.encoders import computing
 from nearfar.errors import BadConfig
 from nearfar.types import Encoder, Progress, Role, silent
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from jaxtyping import Float
+
+    from nearfar.encoders.precision import Precision
 
 BATCH_TOKENS = 16_384
 """Tokens (padding included) encoded at once unless told otherwise."""
@@ -29,11 +32,13 @@ def embed(
     *,
     role: Role = "document",
     batch_tokens: int = BATCH_TOKENS,
+    precision: Precision | None = None,
     progress: Progress = silent,
     stage: str = "encode",
 ) -> Float[np.ndarray, "n d"]:
     """Rows [n, d] float32 of `items`, in their order; equal items are encoded once.
 
+    `precision` is what a transformer multiplies in: "float32", "bfloat16", or "auto" (bfloat16 where the device multiplies it itself); None leaves it as it is.
     Texts are sorted by length inside, so that little is padded; no gradient is kept, dropout is off while it runs, and the
     encoder's training mode is as before afterwards. Raises `BadConfig` for batch_tokens < 1, `BadInput` where an item is not text.
     """
@@ -47,7 +52,8 @@ def embed(
     rows = np.empty((len(distinct), encoder.dim), dtype=np.float32)
     progress(stage, 0, len(distinct))
     done = 0
-    with _judging(encoder), torch.inference_mode():
+    inside = nullcontext() if precision is None else computing(encoder, precision)
+    with _judging(encoder), inside, torch.inference_mode():
         # the longest texts first: whatever does not fit in memory shows at once, and the time left is never too hopeful
         order = sorted(range(len(distinct)), key=lambda i: -len(distinct[i]))
         for start in range(0, len(order), _ITEMS_AT_ONCE):

@@ -40,3 +40,27 @@ class Unfaithful(NearfarError):
     """An export does not compute what its model computes: says by how much, and what was expected. Nothing is left of it."""
 
     exit_code = 1
+
+
+class CannotWrite(NearfarError):
+    """A file cannot be written (disk full, no permission, read-only): names it, the free space, and what is kept.
+
+    `number` is the errno of the refusal.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+class Interrupted(KeyboardInterrupt):
+    """Stopped by a signal, with a sentence on what was kept. A `KeyboardInterrupt`, so that no `except NearfarError` swallows it."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+    @property
+    def exit_code(self) -> int:
+        """As a shell counts it: 130 for SIGINT, 143 for SIGTERM."""
+        return 128 + self.signal

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from nearfar.errors import BadInput, Damaged
+from nearfar.errors import BadInput, CannotWrite, Damaged
+
+SEAL = "SHA256SUMS"
+"""The file that seals a folder; `sha256sum -c SHA256SUMS` inside the folder checks it too."""
 
 _SWAPS = 100
 """Times a folder is tried to be put in place while readers settle the old one."""
@@ -31,21 +36,87 @@ def sync_folder(path: Path) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a temporary neighbour of `path`; on success fsync and rename it over `path`, on any error leave `path` as it was."""
+def refusals(path: Path | str) -> Iterator[None]:
+    """Turn a refusal to write at `path` (disk full, quota, no permission, read-only, failing device) into `CannotWrite`."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, mode, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else "") as handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+        yield
+    except Exception as error:
+        number = _refusal(error, path)
+        if number is None:
+            raise
+        raise CannotWrite(f"{path}: cannot be written: {_why(number, path)}", number) from error
+
+
+_REFUSALS = {
+    errno.ENOSPC: "the disk is full ({free} free of {size}). Make room there, or write to another disk.",
+    errno.EDQUOT: "your quota of disk space is used up. Make room there, or write to another disk.",
+    errno.EFBIG: "the file would be larger than this process or file system allows. Look at `ulimit -f`.",
+    errno.EROFS: "the file system is read-only ({free} free). Write to another folder, or mount it writable.",
+    errno.EACCES: "no permission ({free} free). Change who may write to {parent}, or write to another folder.",
+    errno.EPERM: "not permitted ({free} free). Change who may write to {parent}, or write to another folder.",
+    errno.EIO: "the device failed (input/output error). Check the disk before anything is trusted to it.",
+}
+
+
+def _refusal(error: Exception, path: Path) -> int | None:
+    """The errno where `error` says that `path` (or a temporary file for it) cannot be written, else None."""
+    if isinstance(error, CannotWrite):
+        return error.number
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (isinstance(error, OSError) or type(error).__module__.partition(".")[0] == "safetensors"):
+        # written by a library in another language, which tells the number in words only
+        told = re.search(r"(?:os error|code:|errno) (\d+)", str(error))
+        number = int(told[1]) if told else None
+    named = getattr(error, "filename", None)
+    elsewhere = (
+        isinstance(named, str) and path.name not in named and not str(path.absolute()).startswith(os.path.abspath(named))
+    )
+    return number if number in _REFUSALS and not elsewhere else None
+
+
+def _why(number: int, path: Path) -> str:
+    parent = next((place for place in path.absolute().parents if os.path.isdir(place)), Path("/"))
+    try:
+        space = shutil.disk_usage(parent)
+        free, size = _bytes(space.free), _bytes(space.total)
+    except OSError:
+        free = size = "unknown"
+    return _REFUSALS[number].format(free=free, size=size, parent=parent)
+
+
+def _bytes(count: float) -> str:
+    """A count of bytes as a person reads it."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} bytes" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:,.1f} GB"
+
+
+@contextmanager
+def atomic_file(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a temporary neighbour of `path`; on success fsync and rename it over `path`, on any error leave `path` as it was.
+
+    Raises `CannotWrite` where the disk is full or the place refuses to be written.
+    """
+    path = Path(path)
+    temporary = _temporary(path)
+    with refusals(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(
+                temporary, mode, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else ""
+            ) as handle:
+                yield handle
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        sync_folder(path.parent)
 
 
 @contextmanager
@@ -54,30 +125,36 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
 
     An existing folder is moved to `.NAME.old`, then replaced, then removed: a process killed between the two renames
     leaves the old folder whole under that name, and `settle_folder` (called by whoever opens one) puts it back.
+    Raises `CannotWrite` where the disk is full or the place refuses to be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    settle_folder(path)
-    _clear_dead(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
-        for place in sorted(temporary.rglob("*")):
-            if place.is_dir():
-                sync_folder(place)
-            else:
-                with open(place, "rb") as handle:
-                    os.fsync(handle.fileno())
-        sync_folder(temporary)
-        _swap(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+    temporary = _temporary(path)
+    with refusals(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         settle_folder(path)
-        raise
-    sync_folder(path.parent)
-    shutil.rmtree(_old(path), ignore_errors=True)
+        _clear_dead(path.parent, path.name)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        try:
+            yield temporary
+            for place in sorted(temporary.rglob("*")):
+                if place.is_dir():
+                    sync_folder(place)
+                else:
+                    with open(place, "rb") as handle:
+                        os.fsync(handle.fileno())
+            sync_folder(temporary)
+            _swap(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            settle_folder(path)
+            raise
+        sync_folder(path.parent)
+        shutil.rmtree(_old(path), ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def _swap(new: Path, path: Path) -> None:
@@ -94,14 +171,23 @@ def _swap(new: Path, path: Path) -> None:
                 raise
 
 
-def _clear_dead(path: Path) -> None:
-    """Remove the temporary folders of processes that were killed while they wrote `path`."""
+def clear_dead(folder: Path | str) -> None:
+    """Remove what processes that were killed while they wrote into `folder` left there, whatever they wrote."""
+    _clear_dead(Path(folder), None)
+
+
+def _clear_dead(folder: Path, name: str | None) -> None:
+    """Remove the temporary files and folders of the dead (for `name` alone where it is given)."""
     if os.name != "posix":  # pragma: no cover - elsewhere signal 0 is no question
         return
-    for place in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        number = place.name.removeprefix(f".{path.name}.").removesuffix(".tmp")
-        if number.isdigit() and place.is_dir() and not _is_running(int(number)):
+    for place in folder.glob(f".{glob.escape(name) if name else '*'}.*.tmp"):
+        number = place.name.removesuffix(".tmp").rpartition(".")[2]
+        if not number.isdigit() or _is_running(int(number)):
+            continue
+        if place.is_dir():
             shutil.rmtree(place, ignore_errors=True)
+        else:
+            place.unlink(missing_ok=True)
 
 
 def _is_running(process: int) -> bool:
@@ -130,17 +216,51 @@ def _old(path: Path) -> Path:
 def write_atomic(path: Path | str, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary path beside `path` (for libraries that want a name, not a handle), then sync and rename."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
+    with refusals(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(temporary)
+            with open(temporary, "rb") as handle:
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        sync_folder(path.parent)
+
+
+@contextmanager
+def sole_writer(folder: Path | str) -> Iterator[None]:
+    """Hold `folder` against a second process that would write there too; the system lets go of it when this process ends, however.
+
+    Raises `BadInput` (naming the process) where another holds it. Where the system has no such locks nothing is held.
+    """
     try:
-        write(temporary)
-        with open(temporary, "rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+        import fcntl
+    except ImportError:  # pragma: no cover - Windows
+        yield
+        return
+    path = Path(folder) / ".writer"
+    with refusals(path):
+        handle = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - closed below; closing lets go
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            handle.seek(0)
+            raise BadInput(
+                f"{folder}: process {handle.read().strip() or '(unknown)'} is writing here now. Wait for it, or stop it first."
+            ) from error
+        except OSError:  # a network file system without locks
+            yield
+            return
+        with refusals(path):
+            handle.truncate(0)
+            handle.write(f"{os.getpid()}\n")
+            handle.flush()
+        yield
 
 
 def write_json(path: Path | str, value: object) -> None:
@@ -178,3 +298,34 @@ def hash_folder(path: Path | str) -> str:
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
         digest.update(f"{file.relative_to(path).as_posix()}\0{hash_file(file)}\0".encode())
     return f"sha256:{digest.hexdigest()}"
+
+
+def seal_folder(folder: Path | str) -> None:
+    """Write `SHA256SUMS` over all files below `folder`, as sha256sum writes it. Seal last: whatever changes later breaks it."""
+    (Path(folder) / SEAL).write_bytes(_sums(Path(folder)))
+
+
+def check_seal(folder: Path | str) -> None:
+    """Raise `Damaged`, naming the files, where any byte below `folder` is not as it was sealed, or a file is missing or added."""
+    folder = Path(folder)
+    try:
+        told, found = (folder / SEAL).read_bytes(), _sums(folder)
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        raise Damaged(f"{folder}: {f'it has no {SEAL}' if missing else error.strerror}, so it is not whole.") from error
+    if told == found:
+        return
+    before, now = ({line[66:]: line[:64] for line in text.decode(errors="replace").splitlines()} for text in (told, found))
+    wrong = [f"{name} is missing" for name in before if name not in now]
+    wrong += [
+        f"{name} was not there" if name not in before else f"{name} is not what was written"
+        for name in now
+        if before.get(name) != now[name]
+    ]
+    raise Damaged(f"{folder}: {', '.join(wrong) or f'{SEAL} was altered'}.")
+
+
+def _sums(folder: Path) -> bytes:
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / SEAL)
+    lines = [f"{hash_file(file).removeprefix('sha256:')}  {file.relative_to(folder).as_posix()}\n" for file in files]
+    return "".join(lines).encode()

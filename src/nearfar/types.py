@@ -7,9 +7,9 @@ everywhere, and the knob is *temperature* everywhere. torch and numpy are named 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +26,8 @@ class Pair:
     """One training example. Raw items; today text.
 
     `negatives` are hard negatives of this query, any number. Pairs of one `group` are never each other's negatives.
-    `score` is a graded similarity where the data has one, `source` names where the pair came from.
+    `score` is a graded similarity where the data has one, `source` names where the pair came from. `teacher_scores` are another
+    model's scores of the positive and then of each hard negative, where one was asked.
     """
 
     query: str
@@ -35,6 +36,7 @@ class Pair:
     group: str | None = None
     score: float | None = None
     source: str | None = None
+    teacher_scores: tuple[float, ...] = ()
 
 
 class Inputs(Protocol):
@@ -85,6 +87,37 @@ class Batch:
     queries: Inputs
     candidates: Inputs
     targets: Targets
+    facts: PairFacts | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """The same with all ids and facts on `device` (inputs are the encoder's to move)."""
+        if device.type == "cpu":
+            return self
+        return replace(self, targets=_moved(self.targets, device), facts=_moved(self.facts, device) if self.facts else None)
+
+
+@dataclass(frozen=True)
+class PairFacts:
+    """What is known of the pairs of a batch beyond whose positive is whose; losses look up what they need."""
+
+    query_ids: Int[Tensor, " b"]
+    """The number of each query among all distinct queries of the pairs."""
+    candidate_ids: Int[Tensor, " n"]
+    """The number of each candidate among all distinct documents."""
+    negatives: Int[Tensor, "b k"]
+    """The columns of each row's own hard negatives, -1 beyond its last; k may be 0."""
+    scores: Float[Tensor, " b"] | None = None
+    """The graded similarity of each pair, None where one of them has none."""
+    teacher_scores: Float[Tensor, "b k+1"] | None = None
+    """The teacher's score of the positive and of each hard negative, NaN beyond the last, None where there was no teacher."""
+    source: str | None = None
+    """Where all pairs of the batch came from, None where they are mixed."""
+
+
+def _moved(ids: Any, device: torch.device) -> Any:
+    import torch
+
+    return replace(ids, **{name: value.to(device) for name, value in vars(ids).items() if isinstance(value, torch.Tensor)})
 
 
 class SlabTargets(NamedTuple):

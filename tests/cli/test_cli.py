@@ -274,3 +274,123 @@ def test_progress_elsewhere_than_on_a_terminal_is_plain_lines(tmp_path, monkeypa
     assert "\x1b" not in text
     assert "train 4/4, loss 2.5, 7 pairs/s, dev 0.25" in text
     assert text.endswith("train: skipped one\n")
+
+
+QUICK = ["--set", "batch_size=16", "--set", "epochs=1", "--set", "learning_rate=0.05", "--set", "evaluation.dev=20"]
+
+
+def test_several_files_are_sources_by_their_names(run, place, tmp_path):
+    write_pairs(tmp_path / "faq.jsonl", pairs(100, seed=3))
+    write_pairs(tmp_path / "tickets.csv", pairs(100, seed=4))
+    files = [tmp_path / "faq.jsonl", tmp_path / "tickets.csv"]
+    weights = ["--set", "mixture.weights=faq:3,tickets:1"]
+    code, out, err = run("train", *files, "-o", tmp_path / "run", "--encoder", "model", *QUICK, *weights)
+    assert code in (0, 1), err
+    assert "faq.jsonl: 100 pairs" in out
+    assert "tickets.csv: 100 pairs" in out
+    lines = [json.loads(line) for line in (tmp_path / "run" / "steps.jsonl").read_text().splitlines()]
+    seen = {name: sum(line["pairs"] for line in lines if line["source"] == name) for name in ("faq", "tickets")}
+    assert seen["faq"] == pytest.approx(3 * seen["tickets"], abs=4)
+    (tmp_path / "b").mkdir()
+    write_pairs(tmp_path / "b" / "faq.csv", pairs(50))
+    code, _, err = run("train", files[0], tmp_path / "b" / "faq.csv", "-o", tmp_path / "run2")
+    assert code == 2
+    assert "two files are called 'faq'" in err
+    code, _, err = run("train", *files, "-o", tmp_path / "run3", "--encoder", "model", "--set", "mixture.weights=faq:3,tick:1")
+    assert code == 2
+    assert "there is no source 'tick'" in err
+
+
+def test_a_file_composes_settings_sources_and_stages(run, place, tmp_path):
+    write_pairs(tmp_path / "easy.jsonl", pairs(100, seed=3))
+    write_pairs(tmp_path / "hard.csv", pairs(100, seed=4))
+    (tmp_path / "run.toml").write_text(
+        f"""
+        encoder = "{place / "model"}"
+        pairs = ["easy.jsonl", "hard.csv"]
+        batch_size = 16
+        epochs = 1
+        learning_rate = 0.05
+        evaluation.judge = 20
+
+        [mixture.query_prompts]
+        easy = "find: this, please "
+
+        [[stage]]
+        name = "all of it"
+        [[stage]]
+        name = "hard"
+        sources = ["hard"]
+        temperature = 0.02
+        """
+    )
+    code, out, err = run("train", "--config", tmp_path / "run.toml", "-o", tmp_path / "run")
+    assert code in (0, 1), err
+    assert "stage-1-all-of-it, stage-2-hard" in out
+    second = json.loads((tmp_path / "run" / "stage-2-hard" / "run.json").read_text())
+    assert second["identity"]["config"]["temperature"] == 0.02
+    assert second["lineage"]["parent"] == json.loads((tmp_path / "run" / "recipe.json").read_text())["stages"][0]["model"]
+    assert (tmp_path / "run" / "stage-1-all-of-it" / "report.html").exists()
+    assert second["identity"]["config"]["mixture"]["query_prompts"] is None
+    text = (tmp_path / "run.toml").read_text().replace("easy = ", "essay = ")
+    (tmp_path / "typo.toml").write_text(text)
+    code, _, err = run("train", "--config", tmp_path / "typo.toml", "-o", tmp_path / "run4")
+    assert code == 2
+    assert "there is no source 'essay'" in err
+    (tmp_path / "bad.toml").write_text("batchsize = 3\n")
+    code, _, err = run("train", "--config", tmp_path / "bad.toml", "-o", tmp_path / "run2")
+    assert code == 2
+    assert "bad.toml: batchsize: there is no such setting. Did you mean batch_size" in err
+    (tmp_path / "bad.toml").write_text("batch_size = \n")
+    code, _, err = run("train", "--config", tmp_path / "bad.toml", "-o", tmp_path / "run2")
+    assert code == 2
+    assert "not valid TOML" in err
+
+
+def test_a_recipe_is_run_by_name_and_says_what_it_lacks(run, place, tmp_path):
+    code, out, err = run(
+        "train",
+        "--recipe",
+        "gpl",
+        "pairs.csv",
+        "-o",
+        tmp_path / "run",
+        "--encoder",
+        "model",
+        "--teacher",
+        "model",
+        *QUICK,
+        "--json",
+    )
+    assert code in (0, 1), err
+    told = json.loads(out)
+    assert [stage["name"] for stage in told["stages"]] == ["margins"]
+    code, out, _ = run("train", "--list-recipes")
+    assert code == 0
+    assert "gpl: " in out
+    assert "paper: " in out
+    code, _, err = run("train", "--recipe", "gpll", "pairs.csv", "-o", tmp_path / "run2")
+    assert code == 2
+    assert "Did you mean gpl" in err
+    code, _, err = run("train", "--recipe", "e5", "pairs.csv", "-o", tmp_path / "run2", "--encoder", "model")
+    assert code == 2
+    assert "--teacher MODEL" in err
+    code, _, err = run("train", "pairs.csv", "-o", tmp_path / "run2", "--teacher", "minilm")
+    assert code == 2
+    assert "loss.teacher=minilm" in err
+    (tmp_path / "texts.txt").write_text("".join(f"{p.query}. {p.positive} {p.query}.\n" for p in pairs(80)))
+    code, out, err = run(
+        "train",
+        "--recipe",
+        "gpl",
+        tmp_path / "texts.txt",
+        "-o",
+        tmp_path / "run3",
+        "--encoder",
+        "model",
+        "--teacher",
+        "model",
+        *QUICK,
+    )
+    assert code in (0, 1), err
+    assert "80 texts without queries" in out

@@ -32,6 +32,17 @@ def test_every_format_gives_back_what_was_written(tmp_path: Path, suffix: str, p
     assert read_pairs(path, allow_swapped=True).pairs == pairs
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_a_teachers_scores_come_back_and_must_be_one_for_each_candidate(tmp_path: Path, suffix: str):
+    path = tmp_path / f"pairs{suffix}"
+    pairs = [Pair("a", "x", ("n", "m"), teacher_scores=(3.0, 1.5, -2.0)), Pair("b", "y", ("n",))]
+    write_pairs(path, pairs)
+    assert read_pairs(path).pairs == pairs
+    write_pairs(path, [Pair("a", "x", ("n",), teacher_scores=(3.0,))])
+    with pytest.raises(BadInput, match="'teacher_scores' holds 1 numbers, expected 2"):
+        read_pairs(path)
+
+
 def test_a_datasets_folder_is_read(tmp_path: Path):
     datasets = pytest.importorskip("datasets", reason="needs the package `datasets`")
     datasets.Dataset.from_dict({"anchor": ["a", "b"], "positive": ["x", "y"], "negatives": [["n"], []]}).save_to_disk(

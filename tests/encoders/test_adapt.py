@@ -192,7 +192,8 @@ def test_adapters_alone_train_and_are_merged_in_what_is_saved(tmp_path, encoder,
     adapt(encoder, lora=LoraOptions(4, alpha=6, dropout=0.1, targets=targets), seed=1)
     assert all("lora_" in name for name in moving(encoder))
     assert encoder.fingerprint() == start
-    assert np.array_equal(embed(encoder, TEXTS), rows)
+    # adapters run by transformers, plain layers packed: equal up to rounding
+    np.testing.assert_allclose(embed(encoder, TEXTS), rows, atol=1e-6)
     trained(encoder).save(tmp_path / "m")
     ours = embed(encoder, TEXTS)
     assert np.abs(ours - rows).max() > 1e-3

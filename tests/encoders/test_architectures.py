@@ -96,7 +96,7 @@ def test_every_architecture_takes_adapters_frozen_layers_and_dropout(tmp_path, n
     encoder = opened(tiny_model(tmp_path / "t", name), MODELS[name][1])
     before = embed(encoder, TEXTS)
     adapt(encoder, dropout=0.2, lora=LoraOptions(2), seed=0)
-    assert np.array_equal(embed(encoder, TEXTS), before)
+    np.testing.assert_allclose(embed(encoder, TEXTS), before, atol=1e-6)  # packed before, by transformers with adapters after
     with torch.random.fork_rng():
         torch.manual_seed(0)
         a_step(encoder)

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nearfar.evaluation import Comparison
-from nearfar.report import Change, MapPoint, Report, Score, StepPoint, System, project, render, write_report
-from nearfar.report.svg import difference_plot, loss_curve, scatter, score_bars
+from nearfar.report import Change, MapPoint, Report, Retained, Score, StepPoint, System, project, render, write_report
+from nearfar.report.svg import difference_plot, loss_curve, overlap_bar, scatter, score_bars
 
 NASTY = "<script>alert('x')</script> & \"quotes\" </svg> 漢字 \u202e"
 FULL = Report(
@@ -23,7 +23,14 @@ FULL = Report(
     differences=[Comparison(NASTY, "b", "ndcg@10", 0.2, 0.1, 0.3, 0.0001, 7, 3)],
     steps=[StepPoint(n, 5 / n, 0.1) for n in range(1, 40)],
     dev_scores=[(0, 0.2), (20, 0.4), (39, 0.3)],
+    dev_intervals=[(0, 0.0, 0.0), (20, 0.1, 0.3), (39, 0.05, 0.15)],
     best_step=20,
+    reasons=[(NASTY, "try this")],
+    retained=Retained(
+        [NASTY],
+        [System("start", {"ndcg@10": Score(0.5, 0.4, 0.6)})],
+        [Comparison("a", "b", "ndcg@10", *[-0.25] * 3, 0.01, 1, 9)],
+    ),
     gained=[Change(NASTY, NASTY, None, 1, NASTY)],
     lost=[Change("lost", "text", 2, 30, "")],
     changed_against=NASTY,
@@ -77,7 +84,8 @@ def test_the_page_fetches_nothing():
 
 def test_every_part_is_there_and_says_its_numbers():
     text = "".join(Seen(render(FULL)).text)
-    for heading in ("Scores", "Is it better?", "Training", "What got better", "What got worse", "Embedding map", "Settings"):
+    headings = "Scores|Is it better?|Training|What got better|What got worse|Embedding map|Settings"
+    for heading in [*headings.split("|"), "Why, and what to try", "What it kept, and what it forgot"]:
         assert heading in text
     for said in (
         "0.500 [0.400, 0.600]",
@@ -87,12 +95,27 @@ def test_every_part_is_there_and_says_its_numbers():
         "kept: step 20, 0.400",
         "not found → 1",
         "2 → 30",
+        "try this",
+        "-0.2500",
     ):
         assert said in text, said
 
 
 @pytest.mark.parametrize(
-    "part", ["systems", "differences", "steps", "dev_scores", "gained", "lost", "points", "settings", "verdict"]
+    "part",
+    [
+        "systems",
+        "differences",
+        "steps",
+        "dev_scores",
+        "dev_intervals",
+        "gained",
+        "lost",
+        "points",
+        "settings",
+        "verdict",
+        "reasons",
+    ],
 )
 def test_any_part_may_be_absent(part):
     page = render(replace(FULL, **{part: ()}))
@@ -104,6 +127,30 @@ def test_a_report_of_nothing_says_so():
     text = "".join(Seen(render(Report("empty"))).text)
     assert "Nothing was scored" in text
     assert "No step was recorded" in text
+
+
+def test_kept_neighbours_are_a_bar_with_their_number_and_nothing_measured_says_how_to():
+    kept = Retained(["six of ten"], overlap=Score(0.6, 0.5, 0.7), neighbours=10)
+    text = "".join(Seen(render(replace(FULL, retained=kept))).text)
+    assert "six of ten" in text
+    assert "6.0 of 10" in text
+    root = ET.fromstring(overlap_bar(Score(0.6, 0.5, 0.7), 10))
+    frame, bar = (node for node in root if node.tag.endswith("rect"))
+    assert float(bar.get("width", 0)) == pytest.approx(0.6 * float(frame.get("width", 0)))
+    assert "--retain TASK" in "".join(Seen(render(replace(FULL, retained=None))).text)
+
+
+def test_dev_whiskers_stand_about_the_score_of_the_start():
+    picture = loss_curve([StepPoint(1, 1.0, 0.1)], [(0, 0.2), (10, 0.4)], 10, "ndcg@10", [(0, 0.0, 0.0), (10, 0.1, 0.3)])
+    root = ET.fromstring(picture)
+    low, high = (float(y) for y in re.findall(r"M[\d.]+ ([\d.]+)V([\d.]+)", whisker_of(root))[0])
+    dots = [float(node.get("cy", 0)) for node in root if node.get("class") == "dot c1"]
+    assert (low + high) / 2 == pytest.approx(dots[1], abs=0.11)
+    assert low - high == pytest.approx(dots[0] - dots[1], abs=0.11)
+
+
+def whisker_of(root):
+    return [node.get("d", "") for node in root if node.get("class") == "whisker"][-1]
 
 
 def test_the_same_facts_give_the_same_bytes(tmp_path):

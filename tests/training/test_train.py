@@ -18,6 +18,7 @@ from nearfar.encoders import StaticEncoder, TransformerEncoder, load_encoder
 from nearfar.errors import BadConfig, BadInput, Diverged, Mismatch
 from nearfar.files import hash_file
 from nearfar.training import Config, parse_settings, train
+from nearfar.training.record import read_events
 from nearfar.types import Pair
 
 from tiny import WORDS, tiny_tokenizer, tiny_transformer
@@ -130,6 +131,39 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(tmp_path):
     assert len(json.loads((tmp_path / "run" / "diverged.json").read_text())["pairs"]) >= 2
 
 
+def poisoned():
+    """A table whose row of the token 'wake' is not a number, and pairs of which the 41st alone says it."""
+    encoder = static()
+    with torch.no_grad():
+        encoder.weight[tiny_tokenizer().token_to_id("wake")] = torch.nan
+    made = [p for p in pairs(200) if "wake" not in f"{p.query} {p.positive}"][:60]
+    made[40] = replace(made[40], query=f"wake {made[40].query}", negatives=("never",))
+    return encoder, made
+
+
+def test_divergence_names_the_pair_its_line_the_parameter_and_the_checkpoint_before(tmp_path):
+    encoder, made = poisoned()
+    config = parse_settings(["batch_size=4", "checkpoint.every=1", "evaluation.dev=0", "evaluation.judge=0", "seed=3"])
+    where = [f"pairs.csv:{number + 2}" for number in range(len(made))]
+    with pytest.raises(Diverged) as error:
+        train(made, out=tmp_path / "run", encoder=encoder, config=config, where=where)
+    told = json.loads((tmp_path / "run" / "diverged.json").read_text())
+    assert [(p["pair"], p["where"], p["negatives"]) for p in told["pairs"] if not p["finite"]] == [
+        (41, "pairs.csv:42", ["never"])
+    ]
+    assert sum(p["finite"] for p in told["pairs"]) == 3
+    assert told["parameter_not_finite"] == f"weight (16 of {encoder.weight.numel():,} numbers)"
+    assert told["checkpoint"] == f"checkpoints/step-{told['step'] - 1:08d}"
+    for words in ("weight (16 of", "pairs.csv:42", f"checkpoint of step {told['step'] - 1} is whole", "new folder"):
+        assert words in str(error.value)
+    # the same settings come to the same step, and another rate is refused with a way out
+    with pytest.raises(Diverged, match=f"step {told['step']}"):
+        train(made, out=tmp_path / "run", encoder=poisoned()[0], config=config, resume=True)
+    with pytest.raises(Mismatch, match="It diverged, and would again") as refused:
+        train(made, out=tmp_path / "run", encoder=poisoned()[0], config=replace(config, learning_rate=0.01), resume=True)
+    assert "another folder" in str(refused.value)
+
+
 def test_a_wrong_setting_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(BadConfig, match="epochs"):
         train(pairs(), out=tmp_path / "run", encoder=static(), config=Config(epochs=0))
@@ -167,7 +201,8 @@ def kill_me(kind, out, progress):
 
 def _spawn(kind, out, script):
     here = os.path.dirname(__file__)
-    path = os.pathsep.join([here, os.path.dirname(here)])
+    # before what was there: the code under test may come from it
+    path = os.pathsep.join([here, os.path.dirname(here), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.Popen(
         [sys.executable, str(script), here, kind, str(out)],
         stdout=subprocess.PIPE,
@@ -206,6 +241,7 @@ def test_a_run_killed_at_three_moments_ends_with_the_weights_of_one_left_alone(t
     assert process.returncode == 0
     for name in ("model/model.safetensors", "start/model.safetensors"):
         assert hash_file(alone / name) == hash_file(killed / name)
+    assert [e["event"] for e in read_events(killed)].count("damaged") == 1
     ends = [sorted((run / "checkpoints").glob("step-*"))[-1] for run in (alone, killed)]
     a, b = (load_file(end / "state.safetensors") for end in ends)
     assert a.keys() == b.keys()
@@ -222,7 +258,7 @@ def test_an_interrupt_saves_the_step_and_the_run_goes_on(tmp_path):
             moments.append(done)
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=r"after step 5 of 21.*step-00000005.*--resume"):
         train(pairs(), out=tmp_path / "run", encoder=static(), config=SMALL, progress=interrupt)
     assert (tmp_path / "run" / "checkpoints" / "step-00000005").is_dir()
     train(pairs(), out=tmp_path / "run", encoder=static(), config=SMALL, resume=True)

@@ -3,37 +3,47 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `nearfar ARGUMENTS` (default: of this process) and return the exit code.
 
-    0 done; 1 found wanting (worse than the baseline, diverged); 2 wrong usage or bad input; 130 interrupted, work kept.
+    0 done; 1 found wanting (worse than the baseline, diverged); 2 wrong usage, bad input, or a disk that refuses; 130 and 143 interrupted
+    (SIGINT, SIGTERM), what was finished kept.
     """
     import typer
 
-    from nearfar.cli.app import app
-    from nearfar.errors import NearfarError
+    from nearfar.errors import Interrupted, NearfarError
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     # typer brings its own copy of click, or uses the installed one, by its version
     wrong_usage: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
     try:
-        found = app(given, standalone_mode=False, prog_name="nearfar")
-    except typer.Abort:
-        return _interrupted(given)
+        with _terminable():
+            return _run(given)
+    except typer.Exit as stop:
+        return int(stop.exit_code)
     except wrong_usage as error:
         error.show()
         return 2
     except NearfarError as error:
         _say_error(given, type(error).__name__, str(error))
         return error.exit_code
-    except (KeyboardInterrupt, EOFError):
-        return _interrupted(given)
+    except Interrupted as stop:
+        _say_error(given, "Interrupted", str(stop))
+        return stop.exit_code
+    except (typer.Abort, KeyboardInterrupt, EOFError):
+        on = " Go on with the same command and --resume." if given[:1] == ["train"] else ""
+        _say_error(given, "Interrupted", f"interrupted; what was finished is kept.{on}")
+        return 130
     except BrokenPipeError:
         # whoever read has had enough (`nearfar search ... | head`); python would complain once more while closing
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -43,14 +53,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         _say_error(given, "OSError", f"{error.filename or ''}: {error.strerror}. Check the path, its permissions and the disk.")
         return 2
-    # typer turns an interrupt into this code
-    return _interrupted(given) if found == 130 else int(found) if isinstance(found, int) else 0
 
 
-def _interrupted(given: Sequence[str]) -> int:
-    on = " Go on with the same command and --resume." if given[:1] == ["train"] else ""
-    print(f"\nnearfar: interrupted; what was finished is kept.{on}", file=sys.stderr)
-    return 130
+def _run(given: Sequence[str]) -> int:
+    """Parse and call. Not by click's own `main`: that turns every interrupt into a bare code, and with it goes what was kept."""
+    import typer
+
+    from nearfar.cli.app import app
+
+    command = typer.main.get_command(app)
+    with command.make_context("nearfar", list(given)) as context:
+        found = command.invoke(context)
+    return int(found) if isinstance(found, int) else 0
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the command as Ctrl-C does, with a sentence and a code, also where no step is being taken."""
+    from nearfar.errors import Interrupted
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - what signal calls
+        raise Interrupted("stopped by SIGTERM; what was finished is kept.", number)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _say_error(given: Sequence[str], kind: str, message: str) -> None:

@@ -45,12 +45,24 @@ def demo(
 
 @app.command()
 def train(
-    pairs: Annotated[Path | None, typer.Argument(help="Pairs: JSONL, CSV, TSV, Parquet, or a datasets folder.")] = None,
+    pairs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Pairs: JSONL, CSV, TSV, Parquet, or a datasets folder; several are mixed, each a source by its name."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="The run folder to write.")] = None,
-    encoder: Annotated[str, typer.Option(help=f"Where to start: {MODEL}.")] = "static",
+    encoder: Annotated[str | None, typer.Option(help=f"Where to start: {MODEL}. Default: static, or the recipe's.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file of settings, pairs, sources and stages.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="A published way to train, by name: see --list-recipes.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="A stronger model, for recipes that learn from one.")] = None,
+    list_recipes: Annotated[bool, typer.Option(help="Show all recipes with their papers' numbers, and stop.")] = False,
     settings: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE, as in batch_size=512; repeatable.")] = None,
     task: Annotated[Path | None, typer.Option("--eval", "--task", help="A BEIR folder that judges the run.")] = None,
     dev: Annotated[Path | None, typer.Option(help="A BEIR folder that chooses the checkpoint.")] = None,
+    retain: Annotated[
+        Path | None, typer.Option(help="A BEIR folder of what the model could do before: forgetting is reported.")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Which judgements of --eval: the name of a file in qrels/.")] = None,
     columns: Annotated[str | None, typer.Option(help="Names in the file: query=TITLE,positive=BODY.")] = None,
     allow_swapped: Annotated[bool, typer.Option(help="The columns look swapped, and are meant so.")] = False,
@@ -59,17 +71,26 @@ def train(
     json_: Json = False,
 ) -> int:
     """Train an encoder on pairs, and say whether it helped."""
+    if list_recipes:
+        return commands.list_recipes(as_json=json_)
+    told = commands.read_run_file(config)
+    settings = [*told.settings, *(settings or [])]
     if print_config:
-        return commands.print_config(settings or [], as_json=json_)
-    if pairs is None or out is None:
+        return commands.print_config(settings, as_json=json_)
+    pairs = pairs or list(told.pairs)
+    if not pairs or out is None:
         raise typer.BadParameter("PAIRS and -o RUN are needed: nearfar train pairs.csv -o run")
     return commands.train(
         pairs,
         out,
-        encoder=encoder,
-        settings=settings or [],
+        encoder=encoder or told.encoder,
+        recipe=recipe or told.recipe,
+        stages=told.stages,
+        teacher=teacher or told.teacher,
+        settings=settings,
         task=task,
         dev=dev,
+        retain=retain,
         split=split,
         columns=columns,
         allow_swapped=allow_swapped,
@@ -111,10 +132,13 @@ def encode(
     texts: Annotated[Path, typer.Argument(metavar="INPUT", help="A .txt (a text a line) or a corpus .jsonl; - for stdin.")],
     out: Annotated[Path, typer.Option("-o", "--out", help=".npy, .safetensors or .parquet (with ids).")],
     role: Annotated[str, typer.Option(help="What the texts are: query or document.")] = "document",
+    precision: Annotated[
+        str, typer.Option(help="Of a transformer: float32, bfloat16, or auto (bfloat16 where the processor multiplies it).")
+    ] = "auto",
     json_: Json = False,
 ) -> int:
     """Turn texts into rows of numbers."""
-    return commands.encode(model, texts, out, role=role, as_json=json_)
+    return commands.encode(model, texts, out, role=role, precision=precision, as_json=json_)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from nearfar.errors import BadConfig, BadInput, Mismatch
 
 if TYPE_CHECKING:
     from nearfar.evaluation import Evaluation
+    from nearfar.training.config_file import ConfigFile, FileStage
     from nearfar.types import Progress, Task
 
 
@@ -42,61 +43,102 @@ def print_config(settings: Sequence[str], *, as_json: bool) -> int:
     return 0
 
 
+def list_recipes(*, as_json: bool) -> int:
+    """`nearfar train --list-recipes`."""
+    from nearfar.cli.recipes import describe_recipes
+
+    found = describe_recipes()
+    _say(found) if as_json else print("\n\n".join(found.values()))
+    return 0
+
+
+def read_run_file(path: Path | None) -> ConfigFile:
+    """What `--config FILE` says; nothing without one."""
+    from nearfar.training.config_file import ConfigFile, read_config_file
+
+    return read_config_file(path) if path else ConfigFile(())
+
+
 def train(
-    pairs: Path,
+    pairs: Sequence[Path],
     out: Path,
     *,
-    encoder: str,
+    encoder: str | None,
+    recipe: str | None,
+    stages: Sequence[FileStage],
+    teacher: str | None,
     settings: Sequence[str],
     task: Path | None,
     dev: Path | None,
+    retain: Path | None,
     split: str | None,
     columns: str | None,
     allow_swapped: bool,
     resume: bool,
     as_json: bool,
 ) -> int:
-    """`nearfar train`: exit 1 where the result is shown to be worse than the start."""
+    """`nearfar train`: exit 1 where the result is shown to be worse than the start on the judging queries.
+
+    Forgetting on the retention task is said, and changes no exit code: whether it matters is the user's to decide (`metrics.json` has it).
+    """
     from nearfar.cli.progress import shown
-    from nearfar.data.pairs import read_pairs
+    from nearfar.cli.recipes import read_material, run_stages
     from nearfar.files import hash_file, hash_folder
     from nearfar.training.config import parse_settings
 
     talk = _talk(as_json)
     config = parse_settings(settings)
-    file = read_pairs(pairs, columns=_columns(columns), allow_swapped=allow_swapped)
-    talk(file.understood)
+    staged = recipe is not None or bool(stages)
+    if teacher is not None and not staged:
+        raise BadConfig(
+            f"--teacher {teacher}: it is for recipes. For one run: --set loss.name=margin_mse --set loss.teacher={teacher}."
+        )
+    material = read_material(pairs, columns=_columns(columns), allow_swapped=allow_swapped, talk=talk, texts=staged)
     judge = _task(task, split, talk) if task else None
     chooser = _task(dev, None, talk) if dev else None
-    inputs = {str(pairs): hash_folder(pairs) if pairs.is_dir() else hash_file(pairs)}
-    inputs |= {str(folder): hash_folder(folder) for folder in (task, dev) if folder}
-    from nearfar.cli.run_report import report_run
-    from nearfar.encoders import load_encoder
-    from nearfar.evaluation import score_table
-    from nearfar.training import train as run_training
-
-    with shown() as progress:
-        result = run_training(
-            file.pairs,
-            out=out,
+    before = _task(retain, None, talk) if retain else None
+    inputs = {str(path): hash_folder(path) if path.is_dir() else hash_file(path) for path in pairs}
+    inputs |= {str(folder): hash_folder(folder) for folder in (task, dev, retain) if folder}
+    if staged:
+        return run_stages(
+            material,
+            out,
+            recipe=recipe,
+            stages=stages,
             encoder=encoder,
-            config=config,
+            teacher=teacher,
+            settings=settings,
             task=judge,
             dev=chooser,
             resume=resume,
             inputs=inputs,
+            as_json=as_json,
+        )
+    from nearfar.cli.run_report import report_run, tell_result
+    from nearfar.encoders import load_encoder
+    from nearfar.training import train as run_training
+
+    with shown() as progress:
+        result = run_training(
+            material.pairs,
+            out=out,
+            encoder=encoder or "static",
+            config=config,
+            task=judge,
+            dev=chooser,
+            retain=before,
+            resume=resume,
+            inputs=inputs,
+            where=material.where,
             progress=progress,
         )
     report_run(result, encoder=load_encoder(out))
-    shown_systems = [e for e in (result.start, result.trained) if e is not None]
     if as_json:
         told = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
         _say(told | {"run": str(out), "pairs_per_second": round(result.pairs_per_second, 1)})
     else:
-        if result.comparison:
-            print("\n" + score_table(shown_systems, [result.comparison]))
-        print("\n" + _verdict(result.verdict))
-        print(f"The run is in {out}: model/, report.html, metrics.json. The weights are those of step {result.best_step:,}.")
+        print("\n" + tell_result(result))
+        print(f"\nThe run is in {out}: model/, report.html, metrics.json. The weights are those of step {result.best_step:,}.")
         print(f"Next: nearfar index {quote(str(out))} CORPUS -o INDEX, then nearfar search INDEX 'your query'")
     return 1 if result.verdict == "worse" else 0
 
@@ -142,12 +184,14 @@ def compare(a: str, b: str, task: Path | None, *, metric: str, split: str | None
     return 1 if result.verdict == "worse" else 0
 
 
-def encode(model: str, texts: Path, out: Path, *, role: str, as_json: bool) -> int:
+def encode(model: str, texts: Path, out: Path, *, role: str, precision: str, as_json: bool) -> int:
     """`nearfar encode`."""
     if out.suffix not in (".npy", ".safetensors", ".parquet"):
         raise BadInput(f"{out}: rows are written as .npy, .safetensors or .parquet. Give one of these endings.")
     if role not in ("query", "document"):
         raise BadConfig(f"--role {role}: a text is used as query or as document. Use one of the two.")
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise BadConfig(f"--precision {precision}: expected auto, float32 or bfloat16.")
     from nearfar.cli.progress import shown
     from nearfar.cli.rows import read_texts, write_rows
     from nearfar.embedding import embed
@@ -156,7 +200,8 @@ def encode(model: str, texts: Path, out: Path, *, role: str, as_json: bool) -> i
     items = read_texts(texts)
     with shown() as progress:
         encoder = load_encoder(model, progress=progress)
-        rows = embed(encoder, list(items.values()), role=role, progress=progress)  # pyright: ignore[reportArgumentType]
+        told: Any = {"role": role, "precision": precision}
+        rows = embed(encoder, list(items.values()), **told, progress=progress)
     write_rows(out, list(items), rows)
     if as_json:
         _say({"rows": len(rows), "dim": encoder.dim, "model": encoder.fingerprint(), "out": str(out)})
@@ -313,12 +358,3 @@ def _kept_or_run(name: str, task: Task | None, metric: str, progress: Progress) 
         raise BadInput(f"{name}: a model needs a task to be compared on. Give one: --task FOLDER.")
     metrics = list(dict.fromkeys(["ndcg@10", "recall@10", "mrr@10", metric]))
     return _run_system(name, task, metrics, "linear", progress)
-
-
-def _verdict(verdict: str) -> str:
-    return {
-        "improved": "Training helped: the gain is shown on held-out queries (p < 0.05).",
-        "not shown": "Not shown to be better: the difference on held-out queries may be chance. Do not ship it for this reason.",
-        "worse": "Training made it worse on held-out queries (p < 0.05). Keep the model you started from.",
-        "not judged": "Not judged: too few pairs to hold any out. Give a task (--eval FOLDER) to find out whether it helped.",
-    }[verdict]

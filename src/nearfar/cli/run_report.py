@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from nearfar.errors import NearfarError
-from nearfar.evaluation import Comparison, Evaluation, RankChange, rank_changes
+from nearfar.evaluation import Comparison, Evaluation, RankChange, rank_changes, score_table
 from nearfar.files import read_json
 from nearfar.metrics.ranking import label
-from nearfar.report import Change, MapPoint, Report, Score, StepPoint, System, project, write_report
+from nearfar.report import Change, MapPoint, Report, Retained, Score, StepPoint, System, project, write_report
 from nearfar.training import RunResult, describe_config
 from nearfar.types import Encoder, Task
 
@@ -43,15 +43,18 @@ def report_run(
         title=title or f"nearfar run: {run.name}",
         subtitle=subtitle
         or f"{record['encoder']} trained on {result.pairs:,} pairs, {result.steps:,} steps at {result.pairs_per_second:,.0f} pairs a second",
-        verdict=headline(compared, result.config.evaluation.metric) or ["Not judged: no queries were held out."],
-        systems=[System(e.system, {n: Score(**dict(s)) for n, s in e.summary().items()}) for e in shown],
+        verdict=[*(headline(comparisons, result.config.evaluation.metric) if comparisons else []), *result.conclusion],
+        reasons=[(reason.found, reason.advice) for reason in result.reasons],
+        systems=_systems(shown),
         differences=compared,
         steps=_steps(run / "steps.jsonl"),
-        dev_scores=result.dev_scores,
+        dev_scores=[(found.step, found.score) for found in result.dev_scores],
+        dev_intervals=[(found.step, found.low, found.high) for found in result.dev_scores],
         best_step=result.best_step,
         gained=[_change(c) for c in changes.gained] if changes else [],
         lost=[_change(c) for c in changes.lost] if changes else [],
         changed_against=against.system if against else "",
+        retained=_retained(result),
         points=_points(encoder, task) if encoder and task else [],
         settings=[(s.name, "auto" if s.value is None else str(s.value), s.meaning) for s in describe_config(result.config)],
         inputs=[(k, v) for k, v in record["inputs"].items()] or [("pairs", record["identity"]["pairs"]["content"])],
@@ -63,6 +66,31 @@ def report_run(
     return run / "report.html"
 
 
+def tell_result(result: RunResult) -> str:
+    """What a run came to, for a terminal: the tables, the verdict in plain words, and where it did not help, why and what to try."""
+    parts = []
+    if result.comparison and result.start and result.trained:
+        parts.append(score_table([result.start, result.trained], [result.comparison]))
+    kept = result.retention
+    if kept and kept.comparison and kept.start and kept.trained:
+        parts.append(f"Retention, on {kept.start.task}:\n" + score_table([kept.start, kept.trained], [kept.comparison]))
+    parts.append("\n".join(result.conclusion))
+    if result.reasons:
+        told = [f"- {reason.found}\n  {reason.advice}" for reason in result.reasons]
+        parts.append("\n".join(["What this run tells about why, and what to try:", *told]))
+    return "\n\n".join(parts)
+
+
+def say_verdict(verdict: str) -> str:
+    """What a verdict means, in a sentence."""
+    return {
+        "improved": "Training helped: the gain is shown on held-out queries (p < 0.05).",
+        "not shown": "Not shown to be better: the difference on held-out queries may be chance. Do not ship it for this reason.",
+        "worse": "Training made it worse on held-out queries (p < 0.05). Keep the model you started from.",
+        "not judged": "Not judged: too few pairs to hold any out. Give a task (--eval FOLDER) to find out whether it helped.",
+    }[verdict]
+
+
 def headline(comparisons: Sequence[Comparison], metric: str = "ndcg@10") -> list[str]:
     """The comparisons of one metric as a sentence each, the verdict first."""
     words = {"improved": "is better than", "not shown": "is not shown to differ from", "worse": "is worse than"}
@@ -72,6 +100,24 @@ def headline(comparisons: Sequence[Comparison], metric: str = "ndcg@10") -> list
         for c in comparisons
         if c.metric == metric
     ]
+
+
+def _systems(evaluations: Sequence[Evaluation]) -> list[System]:
+    return [System(e.system, {n: Score(**dict(s)) for n, s in e.summary().items()}) for e in evaluations]
+
+
+def _retained(result: RunResult) -> Retained | None:
+    kept = result.retention
+    if kept is None:
+        return None
+    found = kept.overlap
+    return Retained(
+        kept.sentences,
+        _systems([e for e in (kept.start, kept.trained) if e is not None]),
+        [kept.comparison] if kept.comparison else [],
+        Score(found.mean, found.low, found.high) if found else None,
+        found.k if found else 0,
+    )
 
 
 def _steps(path: Path) -> list[StepPoint]:

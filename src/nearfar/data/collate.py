@@ -6,23 +6,24 @@ import numpy as np
 import torch
 
 from nearfar.data.sampling import PairTable
-from nearfar.types import Batch, Inputs, Targets
+from nearfar.types import Batch, Inputs, PairFacts, Targets
 
 
 def collate(table: PairTable, rows: np.ndarray, query_inputs: Inputs, document_inputs: Inputs) -> Batch:
     """The batch of these pairs [b]: their queries, and as candidates [n] their positives and then their hard negatives, once each.
 
     `query_inputs` and `document_inputs` are the prepared inputs of `table.queries` and `table.documents`. Ids are given to the targets
-    only where something in this batch is shared, so that plain batches cost no mask.
+    only where something in this batch is shared, so that plain batches cost no mask. Scores are there where every pair has one.
     """
     positives = table.positive_of[rows]
     starts, stops = table.negative_offsets[rows], table.negative_offsets[rows + 1]
+    counts = stops - starts
     negatives = table.negative_ids[_ranges(starts, stops)]
     columns, first, inverse = np.unique(np.concatenate([positives, negatives]), return_index=True, return_inverse=True)
     order = np.argsort(first)  # candidates in order of appearance: the positives first
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
-    columns, positive = columns[order], rank[inverse[: len(rows)]]
+    columns, positive, negative = columns[order], rank[inverse[: len(rows)]], rank[inverse[len(rows) :]]
 
     row_groups, row_items = table.group_of[rows], table.query_item[table.query_of[rows]]
     column_items = table.document_item[columns]
@@ -42,7 +43,31 @@ def collate(table: PairTable, rows: np.ndarray, query_inputs: Inputs, document_i
         row_items=torch.from_numpy(row_items) if shares_item else None,
         column_items=torch.from_numpy(column_items) if shares_item else None,
     )
-    return Batch(query_inputs.select(table.query_of[rows]), document_inputs.select(columns), targets)
+    sources = np.unique(table.source_of[rows])
+    scores = table.scores[rows]
+    facts = PairFacts(
+        torch.from_numpy(table.query_of[rows]),
+        torch.from_numpy(columns),
+        torch.from_numpy(_ragged(negative, counts, -1)),
+        None if np.isnan(scores).any() else torch.from_numpy(scores),
+        _teacher_scores(table, rows, counts),
+        table.sources[sources[0]] if len(sources) == 1 else None,
+    )
+    return Batch(query_inputs.select(table.query_of[rows]), document_inputs.select(columns), targets, facts)
+
+
+def _teacher_scores(table: PairTable, rows: np.ndarray, negatives: np.ndarray) -> torch.Tensor | None:
+    starts, stops = table.teacher_offsets[rows], table.teacher_offsets[rows + 1]
+    if ((stops - starts) != negatives + 1).any():
+        return None
+    return torch.from_numpy(_ragged(table.teacher_scores[_ranges(starts, stops)], stops - starts, np.nan))
+
+
+def _ragged(values: np.ndarray, counts: np.ndarray, filler: float) -> np.ndarray:
+    """Values, so many per row, as a table [rows, most], the rest filled."""
+    found = np.full((len(counts), int(counts.max(initial=0))), filler, values.dtype)
+    found[np.arange(found.shape[1]) < counts[:, None]] = values
+    return found
 
 
 def _ranges(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:

@@ -205,7 +205,7 @@ def write_table(path: Path, columns: Sequence[str], records: Sequence[Mapping[st
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        types = {"negatives": pa.list_(pa.string()), "score": pa.float64()}
+        types = {"negatives": pa.list_(pa.string()), "score": pa.float64(), "teacher_scores": pa.list_(pa.float64())}
         schema = pa.schema([(name, types.get(name, pa.string())) for name in columns])
         table = pa.Table.from_pylist([{name: record.get(name) for name in columns} for record in records], schema=schema)
         write_atomic(path, lambda temporary: pq.write_table(table, temporary))

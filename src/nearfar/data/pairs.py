@@ -22,6 +22,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "score": ("score", "label"),
     "group": ("group",),
     "source": ("source",),
+    "teacher_scores": ("teacher_scores",),
 }
 """The names each column goes by, in the order in which they are looked for."""
 
@@ -47,13 +48,15 @@ class _Columns(NamedTuple):
     score: str | None
     group: str | None
     source: str | None
+    teacher_scores: str | None
 
 
 def read_pairs(path: Path | str, *, columns: Mapping[str, str] | None = None, allow_swapped: bool = False) -> PairFile:
     """Read pairs from JSONL (.gz too), CSV, TSV, Parquet, or a folder written by `datasets`.
 
     `columns` maps our names to the file's (`{"query": "title"}`); others are found by the usual names (`NAMES`). Hard negatives
-    come as `negative`, `negative_1..n` (empty cells are skipped) or a `negatives` list of any length (JSON text in CSV).
+    come as `negative`, `negative_1..n` (empty cells are skipped) or a `negatives` list of any length (JSON text in CSV), a teacher's
+    scores of the positive and each of them as a list `teacher_scores`.
     Raises `BadInput` with file and line for anything that is missing, empty, torn, or looks swapped (unless `allow_swapped`).
     """
     path = Path(path)
@@ -114,6 +117,7 @@ def _understand(path: Path, found: Sequence[str], mapping: Mapping[str, str]) ->
         picked["score"],
         picked["group"],
         picked["source"],
+        picked["teacher_scores"],
     )
 
 
@@ -161,6 +165,7 @@ def _pair(row: Row, chosen: _Columns) -> Pair:
         label(chosen.group),
         score,
         label(chosen.source),
+        _teacher_scores(row, chosen.teacher_scores, len(negatives)) if chosen.teacher_scores else (),
     )
 
 
@@ -178,6 +183,27 @@ def _negative_list(row: Row, column: str) -> list[str]:
     if not isinstance(value, list):
         raise BadInput(f"{row.where}: '{column}' is {type(value).__name__}, expected a list of texts.")
     return [_text(Row(row.where, {f"{column}[{i}]": item}), f"{column}[{i}]") for i, item in enumerate(value)]
+
+
+def _teacher_scores(row: Row, column: str, negatives: int) -> tuple[float, ...]:
+    value = row.values.get(column)
+    if value in (None, ""):
+        return ()
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            value = None
+    try:
+        scores = tuple(float(number) for number in value)  # type: ignore[union-attr]
+    except (TypeError, ValueError):
+        raise BadInput(f"{row.where}: '{column}' is {str(row.values[column])[:40]!r}, expected a list of numbers.") from None
+    if len(scores) != negatives + 1 or not all(abs(score) < float("inf") for score in scores):
+        raise BadInput(
+            f"{row.where}: '{column}' holds {len(scores)} numbers, expected {negatives + 1} finite ones: the positive's, then one for each of "
+            f"{negatives} hard negatives."
+        )
+    return scores
 
 
 def _refuse_swapped(chosen: _Columns, pairs: Sequence[Pair], where: Sequence[str]) -> None:
@@ -206,7 +232,8 @@ def _said(path: Path, chosen: _Columns, found: Sequence[str], pairs: Sequence[Pa
         columns = "..".join(names) or chosen.lists
         counts = f"{min(negatives)}" if min(negatives) == max(negatives) else f"{min(negatives)} to {max(negatives)}"
         parts.append(f"{counts} hard negatives from '{columns}'")
-    for name, column in (("score", chosen.score), ("group", chosen.group), ("source", chosen.source)):
+    for name in ("score", "group", "source", "teacher_scores"):
+        column = getattr(chosen, name)
         if column:
             used.append(column)
             parts.append(name if name == column else f"{name} from '{column}'")
@@ -232,11 +259,12 @@ def write_pairs(path: Path | str, pairs: Iterable[Pair]) -> None:
                 "group": pair.group,
                 "score": pair.score,
                 "source": pair.source,
+                "teacher_scores": list(pair.teacher_scores) or None,
             }
         )
     used = [
         name
-        for name in ("query", "positive", "negatives", "group", "score", "source")
+        for name in ("query", "positive", "negatives", "group", "score", "source", "teacher_scores")
         if name in ("query", "positive") or any(r[name] is not None for r in records)
     ]
     write_table(Path(path), used, records)

@@ -1,19 +1,23 @@
 """From pairs to steps: texts become ids once, and an epoch is a pure function of seed and epoch.
 
 No batch holds two copies of a candidate, nor two pairs of one query or group where that can be avoided: what would repeat
-waits for a later batch. So a run can be taken up at any step without replaying the ones before.
+waits for a later batch. So a run can be taken up at any step without replaying the ones before. Pairs of several sources are
+mixed by share; shares by temperature are those of Raffel 2020 (arXiv 1910.10683, section 3.5.2).
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from nearfar.data.text import normalize
 from nearfar.errors import BadInput
 from nearfar.types import Pair
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -39,49 +43,81 @@ class PairTable:
     """[Q] the item of each query."""
     document_item: np.ndarray
     """[D] the item of each document."""
+    source_of: np.ndarray
+    """[P] the source of each pair, a place in `sources`."""
+    sources: list[str]
+    """The names of the sources, in order of appearance; pairs without one are of the source ''."""
+    scores: np.ndarray
+    """[P] float32, NaN where a pair has no score."""
+    teacher_scores: np.ndarray
+    """The teacher's scores, float32, of each pair's positive and then its hard negatives, pair after pair."""
+    teacher_offsets: np.ndarray
+    """[P + 1] where each pair's teacher scores begin and end; equal where it has none."""
+    query_prompt: np.ndarray
+    """[Q] the source whose prompt stands before the query; -1: the model's own prompt."""
+    document_prompt: np.ndarray
+    """[D] likewise."""
 
     def __len__(self) -> int:
         return len(self.query_of)
 
     @staticmethod
-    def build(pairs: Sequence[Pair]) -> PairTable:
-        """Number all texts of `pairs`, in order of appearance."""
-        queries, documents, items = _Numbers(), _Numbers(), _Numbers()
-        query_of = np.array([queries[p.query] for p in pairs], dtype=np.int64)
-        positive_of = np.array([documents[p.positive] for p in pairs], dtype=np.int64)
-        counts = np.array([len(p.negatives) for p in pairs], dtype=np.int64)
-        negative_ids = np.array([documents[text] for p in pairs for text in p.negatives], dtype=np.int64)
-        query_item = np.array([items[normalize(text)] for text in queries.keys], dtype=np.int64)
-        document_item = np.array([items[normalize(text)] for text in documents.keys], dtype=np.int64)
+    def build(pairs: Sequence[Pair], query_prompts: Iterable[str] = (), document_prompts: Iterable[str] = ()) -> PairTable:
+        """Number all texts of `pairs`, in order of appearance.
+
+        The prompts name the sources that have one of their own: a text under two prompts is two texts and one item.
+        """
+        asked, told = frozenset(query_prompts), frozenset(document_prompts)
+        sources: _Numbers[str] = _Numbers()
+        of = [(p, sources[p.source or ""], p.source in asked, p.source in told) for p in pairs]
+        queries: _Numbers[tuple[str, int]] = _Numbers()
+        documents: _Numbers[tuple[str, int]] = _Numbers()
+        items: _Numbers[str] = _Numbers()
+        query_of = np.array([queries[p.query, s if own else -1] for p, s, own, _ in of], dtype=np.int64)
+        positive_of = np.array([documents[p.positive, s if own else -1] for p, s, _, own in of], dtype=np.int64)
+        negatives = [documents[text, s if own else -1] for p, s, _, own in of for text in p.negatives]
+        query_item = np.array([items[normalize(text)] for text, _ in queries.keys], dtype=np.int64)
+        document_item = np.array([items[normalize(text)] for text, _ in documents.keys], dtype=np.int64)
         links = (
             [("query", query_item[q])] + ([("group", p.group)] if p.group is not None else [])
             for q, p in zip(query_of, pairs, strict=True)
         )
         return PairTable(
-            queries.keys,
-            documents.keys,
+            [text for text, _ in queries.keys],
+            [text for text, _ in documents.keys],
             query_of,
             positive_of,
-            negative_ids,
-            np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            np.array(negatives, dtype=np.int64),
+            _offsets([len(p.negatives) for p in pairs]),
             components(links),
             query_item,
             document_item,
+            np.array([s for _, s, _, _ in of], dtype=np.int64),
+            sources.keys,
+            np.array([np.nan if p.score is None else p.score for p in pairs], dtype=np.float32),
+            np.array([score for p in pairs for score in p.teacher_scores], dtype=np.float32),
+            _offsets([len(p.teacher_scores) for p in pairs]),
+            np.array([source for _, source in queries.keys], dtype=np.int64),
+            np.array([source for _, source in documents.keys], dtype=np.int64),
         )
 
 
-class _Numbers:
+class _Numbers(Generic[Key]):
     """Numbers for things in order of first appearance."""
 
     def __init__(self) -> None:
-        self.numbers: dict[str, int] = {}
+        self.numbers: dict[Key, int] = {}
 
-    def __getitem__(self, key: str) -> int:
+    def __getitem__(self, key: Key) -> int:
         return self.numbers.setdefault(key, len(self.numbers))
 
     @property
-    def keys(self) -> list[str]:
+    def keys(self) -> list[Key]:
         return list(self.numbers)
+
+
+def _offsets(counts: Sequence[int]) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
 def components(links: Iterable[Iterable[Hashable]]) -> np.ndarray:
@@ -104,16 +140,84 @@ def components(links: Iterable[Iterable[Hashable]]) -> np.ndarray:
     return np.unique(roots, return_inverse=True)[1].astype(np.int64)
 
 
-def epoch_batches(table: PairTable, batch_size: int, *, seed: int, epoch: int) -> list[np.ndarray]:
-    """The batches (arrays of pair numbers) of one epoch: every pair once, in an order given by (seed, epoch) alone.
+@dataclass(frozen=True)
+class Mixture:
+    """How pairs of several sources make an epoch. Shares are those of pairs seen; without `shares` every pair comes once."""
+
+    one_source: bool = False
+    """Whether every batch is of one source."""
+    shares: Mapping[str, float] | None = None
+    """By source, summing to 1."""
+
+
+PLAIN = Mixture()
+"""All pairs alike, whatever their source."""
+
+
+def shares_by_weight(table: PairTable, weights: Mapping[str, float]) -> dict[str, float]:
+    """The shares of sources weighed so. Raises `BadInput` unless exactly the sources of the pairs are named."""
+    if set(weights) != set(table.sources):
+        raise BadInput(
+            f"mixture.weights: names {listed(weights)}, and the sources of the pairs are {listed(table.sources)}. Weigh each of them."
+        )
+    total = sum(weights.values())
+    return {name: weights[name] / total for name in table.sources}
+
+
+def shares_by_temperature(table: PairTable, temperature: float) -> dict[str, float]:
+    """Shares that grow as size ** (1 / temperature): at 1 as large as the sources are, above 1 the small ones come more often."""
+    sizes = np.bincount(table.source_of, minlength=len(table.sources)) / len(table)
+    shares = sizes ** (1 / temperature)
+    return dict(zip(table.sources, (shares / shares.sum()).tolist(), strict=True))
+
+
+def epoch_batches(table: PairTable, batch_size: int, *, seed: int, epoch: int, mixture: Mixture = PLAIN) -> list[np.ndarray]:
+    """The batches (arrays of pair numbers) of one epoch, in an order given by (seed, epoch) alone.
+
+    Without shares an epoch is every pair once. With shares it is as many pairs as there are, of each source its share: a source goes round
+    its pairs, each round in an order of its own, and every epoch goes on where the one before stopped. So a source whose share is below its
+    size takes several epochs to be seen through, and one whose share is above comes back within an epoch.
 
     No full batch holds two pairs of one candidate text or of one group: a pair that would repeat waits for a later batch. What
-    waits at the end joins into batches up to half as large again, whose repeats the targets leave out. Linear in the pairs.
-    Raises `BadInput` for a batch size below 2.
+    waits at the end joins into batches up to half as large again, whose repeats the targets leave out. With one source a batch
+    this holds for each source, and the batches of all sources come in an order by chance. Linear in the pairs.
+    Raises `BadInput` for a batch size below 2, and for a source of one pair that is to make batches of its own.
     """
     if batch_size < 2:
         raise BadInput(f"batch_size: {batch_size} leaves no negatives. Use at least 2 (more is better).")
-    order = np.random.default_rng([seed, epoch]).permutation(len(table))
+    if not mixture.one_source and mixture.shares is None:
+        return _batches(table, np.random.default_rng([seed, epoch]).permutation(len(table)), batch_size)
+    parts = [_part(table, number, seed=seed, epoch=epoch, mixture=mixture) for number in range(len(table.sources))]
+    # one more number than any source has: the order of the whole
+    order = np.random.default_rng([seed, epoch, len(parts)])
+    if not mixture.one_source:
+        together = np.concatenate(parts)
+        return _batches(table, together[order.permutation(len(together))], batch_size)
+    batches = [batch for part in parts for batch in _batches(table, part, batch_size)]
+    return [batches[i] for i in order.permutation(len(batches))]
+
+
+def _part(table: PairTable, source: int, *, seed: int, epoch: int, mixture: Mixture) -> np.ndarray:
+    """The pairs of one source in one epoch, in order."""
+    own, name = np.flatnonzero(table.source_of == source), table.sources[source]
+    if mixture.one_source and len(own) < 2:
+        raise BadInput(
+            f"source {name!r}: {len(own)} pair to train on, which alone in a batch has no negatives. Give it more pairs, or mix the "
+            "sources (--set mixture.one_source=false)."
+        )
+    if mixture.shares is None:
+        return own[np.random.default_rng([seed, epoch, source]).permutation(len(own))]
+    count = max(2, round(mixture.shares[name] * len(table)))
+    start, stop = epoch * count, (epoch + 1) * count
+    rounds = [
+        own[np.random.default_rng([seed, number, source]).permutation(len(own))]
+        for number in range(start // len(own), -(-stop // len(own)))
+    ]
+    return np.concatenate(rounds)[start % len(own) :][:count]
+
+
+def _batches(table: PairTable, order: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """These pairs in this order; what would repeat in a batch waits for a later one."""
     item = table.document_item[table.positive_of].tolist()
     group = table.group_of.tolist()
     batches: list[list[int]] = []
@@ -135,13 +239,20 @@ def epoch_batches(table: PairTable, batch_size: int, *, seed: int, epoch: int) -
 
 
 def _join_small(batches: list[np.ndarray], batch_size: int) -> list[np.ndarray]:
-    """Batches under half size (what waited at the end) join into full ones; a small remainder joins the last batch."""
-    full = [batch for batch in batches if 2 * len(batch) >= batch_size]
-    small = [batch for batch in batches if 2 * len(batch) < batch_size]
+    """Batches under half size or of one pair (what waited at the end) join into full ones; a small remainder joins the last batch."""
+    least = max(2, -(-batch_size // 2))
+    full = [batch for batch in batches if len(batch) >= least]
+    small = [batch for batch in batches if len(batch) < least]
     if small:
         pairs = np.concatenate(small)
-        if full and 2 * len(pairs) < batch_size:
+        if full and len(pairs) < least:
             full[-1] = np.concatenate([full[-1], pairs])
         else:
-            full += np.array_split(pairs, max(1, round(len(pairs) / batch_size)))
+            full += np.array_split(pairs, max(1, min(round(len(pairs) / batch_size), len(pairs) // 2)))
     return full
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first of some names, quoted, and how many more there are."""
+    found = sorted(names)
+    return ", ".join(repr(name) for name in found[:8]) + (f" and {len(found) - 8:,} more" if len(found) > 8 else "")

@@ -1,6 +1,7 @@
 """Encoders: a token table or a transformer, or two of them, read and written as sentence-transformers' folders."""
 
 from nearfar.encoders.adapt import AnyEncoder, adapt, grow
+from nearfar.encoders.computing import computing, refresh_copies
 from nearfar.encoders.dense import Dense
 from nearfar.encoders.distill import distill
 from nearfar.encoders.load import load_encoder
@@ -20,8 +21,10 @@ __all__ = [
     "TransformerEncoder",
     "TwoTowerEncoder",
     "adapt",
+    "computing",
     "distill",
     "grow",
     "is_static",
     "load_encoder",
+    "refresh_copies",
 ]

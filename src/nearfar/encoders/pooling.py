@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
+
+    from nearfar.encoders.tokens import Tokens
 
 PoolingMode = Literal["mean", "cls", "last", "max", "mean_sqrt_len_tokens", "weightedmean"]
 """The mean of the rows, the first row, the last row, the largest number of each dimension, the sum over the root of the count, or a
@@ -45,3 +48,21 @@ def pool(hidden: Float[Tensor, "b w d"], lengths: Tensor, real: Tensor | None, p
     total = seen.sum(dim=1, keepdim=True)
     weights = (seen / (total.sqrt() if pooling == "mean_sqrt_len_tokens" else total)).to(hidden)
     return torch.bmm(weights[:, None, :], hidden)[:, 0]
+
+
+def pool_packed(hidden: Float[Tensor, "t d"], tokens: Tokens, pooling: PoolingMode) -> Float[Tensor, "b d"]:
+    """As `pool`, from the token rows of all texts end to end; a text without tokens has the zero row."""
+    lengths = torch.from_numpy(tokens.lengths)
+    if pooling in ("cls", "last"):
+        at = torch.from_numpy(tokens.offsets)
+        rows = hidden[(at[:-1] if pooling == "cls" else at[1:] - 1).clamp(0, len(hidden) - 1)]
+        return rows * (lengths > 0).to(rows)[:, None]
+    if pooling == "max":
+        return torch.segment_reduce(hidden, "max", lengths=lengths, initial=-torch.inf).where((lengths > 0)[:, None], 0.0)
+    weights = hidden.new_ones(len(hidden))
+    if pooling == "weightedmean":
+        weights = torch.from_numpy(np.arange(1, len(hidden) + 1) - np.repeat(tokens.offsets[:-1], tokens.lengths)).to(hidden)
+    text = torch.repeat_interleave(torch.arange(len(tokens)), lengths)
+    total = hidden.new_zeros(len(tokens)).index_add(0, text, weights)
+    share = weights / (total.sqrt() if pooling == "mean_sqrt_len_tokens" else total)[text]
+    return hidden.new_zeros(len(tokens), hidden.shape[1]).index_add(0, text, hidden * share[:, None])

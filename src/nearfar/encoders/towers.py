@@ -63,9 +63,18 @@ class TwoTowerEncoder(nn.Module):
         return self.document.normalize
 
     @property
+    def max_length(self) -> int | None:
+        """Tokens a document is cut to."""
+        return self.document.max_length
+
+    @property
     def prompts(self) -> Prompts:
         """The query tower's prompt for queries, the document tower's for documents."""
         return Prompts(self.query.prompts.query, self.document.prompts.document)
+
+    @prompts.setter
+    def prompts(self, prompts: Prompts) -> None:
+        self.query.prompts = self.document.prompts = prompts
 
     def prepare(self, items: Sequence[str], role: Role = "document") -> Tokens:
         """Tokens of texts by the tower of this role, which they will go through. `BadInput` where not text or no such role."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,14 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from nearfar.encoders import folder as disk
 from nearfar.encoders.dense import Dense, save_dense
 from nearfar.encoders.lora import plain_tensors, save_adapter
-from nearfar.encoders.pooling import POOLING_NAMES, PoolingMode, pool
+from nearfar.encoders.packed import BertPlan, plan_of, run_packed
+from nearfar.encoders.pooling import POOLING_NAMES, PoolingMode, pool, pool_packed
+from nearfar.encoders.precision import Copies, Precision, compute_dtype
 from nearfar.encoders.tokens import NO_PROMPTS, Prompts, Tokens, tokenize
 from nearfar.errors import BadConfig, BadInput
 from nearfar.files import atomic_folder
@@ -86,6 +90,8 @@ class TransformerEncoder(nn.Module):
         takes = inspect.signature(model.forward).parameters
         self._zero_types = "token_type_ids" in takes and "token_type_ids" in tokenizer.model_input_names
         self._options = {"use_cache": False} if "use_cache" in takes else {}
+        self.copies: Copies | None = None
+        """Weights of a lower precision to run with, kept up to date by whoever put them here."""
 
     @property
     def dim(self) -> int:
@@ -119,15 +125,38 @@ class TransformerEncoder(nn.Module):
         """The pooled rows, as wide as the model."""
         if len(inputs) == 0:
             return torch.zeros(0, self.dim, device=self.device)
+        plan = plan_of(self.model) if self.device.type == "cpu" and len(inputs.ids) else None
+        if plan is not None:
+            return self._pooled_packed(plan, inputs)
         ids, mask = pad(inputs, self._pad)
         tokens = torch.from_numpy(ids).to(self.device)
         seen = None if mask is None else torch.from_numpy(mask).to(self.device)
         types = {"token_type_ids": torch.zeros_like(tokens)} if self._zero_types else {}
-        attended = None if seen is None else seen.long()
-        hidden = self.model(input_ids=tokens, attention_mask=attended, **types, **self._options).last_hidden_state
+        given = {"input_ids": tokens, "attention_mask": None if seen is None else seen.long(), **types, **self._options}
+        found = self.model(**given) if self.copies is None else functional_call(self.model, self.copies.tensors, kwargs=given)
         lengths = torch.from_numpy(inputs.lengths).to(self.device)
-        rows = pool(hidden, lengths, seen, self.pooling)
+        rows = pool(found.last_hidden_state.float(), lengths, seen, self.pooling)
         return rows if int(inputs.lengths.min()) else rows * (lengths > 0).to(rows)[:, None]
+
+    def _pooled_packed(self, plan: BertPlan, inputs: Tokens) -> Float[Tensor, "b d"]:
+        lengths = inputs.lengths
+        order = np.argsort(-lengths, kind="stable") if (np.diff(lengths) > 0).any() else None
+        sorted_inputs = inputs if order is None else inputs.select(order)
+        weights = dict(self.model.named_parameters()) if self.copies is None else self.copies.tensors
+        hidden = run_packed(plan, weights, sorted_inputs, is_training=self.model.training).float()
+        rows = pool_packed(hidden, sorted_inputs, self.pooling)
+        return rows if order is None else rows[torch.from_numpy(np.argsort(order))]
+
+    @contextmanager
+    def computing(self, precision: Precision, *, is_training: bool = False) -> Iterator[None]:
+        """Inside, the model runs in this precision; rows come out in float32 all the same. For training, call `copies.refresh()` after each step."""
+        before, dtype = self.copies, compute_dtype(precision, self.device)
+        own = next(self.model.parameters()).dtype
+        self.copies = None if dtype == own else Copies(self.model, dtype, is_training=is_training)
+        try:
+            yield
+        finally:
+            self.copies = before
 
     def save(self, folder: Path) -> None:
         """Write a folder (whole or not at all) that `load_encoder` and sentence-transformers load to the same vectors.

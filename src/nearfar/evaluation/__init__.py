@@ -2,16 +2,22 @@
 
 from nearfar.evaluation.compare import Comparison, RankChange, RankChanges, compare, rank_changes
 from nearfar.evaluation.evaluate import Evaluation, evaluate, fingerprint_task
+from nearfar.evaluation.retention import Overlap, Retention, compare_neighbours, judge_retention, neighbour_overlap
 from nearfar.evaluation.table import score_table
 
 __all__ = [
     "Comparison",
     "Evaluation",
+    "Overlap",
     "RankChange",
     "RankChanges",
+    "Retention",
     "compare",
+    "compare_neighbours",
     "evaluate",
     "fingerprint_task",
+    "judge_retention",
+    "neighbour_overlap",
     "rank_changes",
     "score_table",
 ]

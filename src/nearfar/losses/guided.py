@@ -28,6 +28,7 @@ def gist(
     guide_queries: Float[Tensor, "b g"],
     guide_candidates: Float[Tensor, "n g"],
     *,
+    targets: Targets | None = None,
     temperature: float | Tensor = 0.01,
     margin: float = 0.0,
     relative: bool = False,
@@ -40,7 +41,8 @@ def gist(
     Row i belongs to column i; candidates beyond row b are hard negatives. A column is left out where the guide's similarity exceeds its
     similarity of query i and positive i less `margin` (times that similarity's absolute value where `relative`). With a `softness` above 0 it
     is not left out but counts sigmoid((threshold - similarity) / softness) instead of once: the mask is the limit of softness 0. The positive counts
-    once whatever the guide says. Pass unit rows of both models; the guide's get no gradient. The guide's similarities exist a slab at a time.
+    once whatever the guide says. What `targets` know to be no negative, by group or item, is left out besides (row i still belongs to column i).
+    Pass unit rows of both models; the guide's get no gradient. The guide's similarities exist a slab at a time.
     """
     weights, precision = slabs.get("weights"), slabs.get("precision")
     rows_per_slab = slabs.get("rows_per_slab")
@@ -58,24 +60,35 @@ def gist(
     b = len(queries)
     if b < 2 and (len(candidates) < 2 or "candidates" not in contrast):
         raise BadInput("queries: row 0 has no negative (a batch of 1). Use a batch of at least 2, or add hard negatives.")
+    if targets is not None and targets.positive is not None:
+        raise BadInput("targets.positive: here row i belongs to column i. Leave it out.")
     own = torch.arange(b, device=queries.device)
     guide_q, guide_c = guide_queries.detach(), guide_candidates.detach()
     positives = (guide_q * guide_c[:b]).sum(dim=1)
     threshold = positives - (positives.abs() * margin if relative else margin)
 
-    def guided(rows: Tensor, columns: Tensor, *, keeps_own: bool) -> Keep:
+    def guided(rows: Tensor, columns: Tensor, known: Targets, *, keeps_own: bool) -> Keep:
         def keep(start: int, stop: int) -> Tensor:
             above = rows[start:stop] @ columns.T - threshold[start:stop, None]
             kept = torch.sigmoid(-above / softness) if softness else above <= 0
+            valid = known.slab(start, stop).valid
+            if valid is not None:
+                kept = kept * valid if softness else kept & valid
             kept[torch.arange(stop - start, device=kept.device), own[start:stop]] = keeps_own
             return kept
 
         return keep
 
+    known = targets if targets is not None else Targets()
+    asks = Targets(None, known.row_groups, known.row_groups, column_items=known.row_items)
+    groups, items = known.column_groups, known.column_items
+    answers = Targets(
+        None, known.row_groups, None if groups is None else groups[:b], None, None if items is None else items[:b]
+    )
     blocks = {
-        "candidates": (queries, candidates, own, guided(guide_q, guide_c, keeps_own=True)),
-        "queries": (queries, queries, None, guided(guide_q, guide_q, keeps_own=False)),
-        "positives": (candidates[:b], candidates[:b], None, guided(guide_c[:b], guide_c[:b], keeps_own=False)),
+        "candidates": (queries, candidates, own, guided(guide_q, guide_c, known, keeps_own=True)),
+        "queries": (queries, queries, None, guided(guide_q, guide_q, asks, keeps_own=False)),
+        "positives": (candidates[:b], candidates[:b], None, guided(guide_c[:b], guide_c[:b], answers, keeps_own=False)),
     }
     wide = knob.dtype
     logits = (queries.to(wide) * candidates[:b].to(wide)).sum(dim=1) / knob

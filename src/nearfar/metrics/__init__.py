@@ -1,5 +1,6 @@
 """Metrics of rankings, and what may be concluded from them: numbers per query, intervals, paired tests."""
 
+from nearfar.metrics.power import queries_needed
 from nearfar.metrics.ranking import Gain, Metric, label, order_by_score, parse_metric, score_run
 from nearfar.metrics.significance import Interval, PairedDifference, bootstrap_interval, holm, paired_difference
 
@@ -14,5 +15,6 @@ __all__ = [
     "order_by_score",
     "paired_difference",
     "parse_metric",
+    "queries_needed",
     "score_run",
 ]

@@ -1,6 +1,6 @@
 """A run told to people: one HTML file with its pictures inside."""
 
-from nearfar.report.facts import Change, MapPoint, Report, Score, StepPoint, System
+from nearfar.report.facts import Change, MapPoint, Report, Retained, Score, StepPoint, System
 from nearfar.report.page import render, write_report
 from nearfar.report.projection import project
 
@@ -8,6 +8,7 @@ __all__ = [
     "Change",
     "MapPoint",
     "Report",
+    "Retained",
     "Score",
     "StepPoint",
     "System",

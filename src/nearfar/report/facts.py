@@ -51,6 +51,16 @@ class MapPoint(NamedTuple):
     text: str
 
 
+class Retained(NamedTuple):
+    """What is left of what the start could do: on a retention task, or the overlap of each text's `neighbours` nearest, 0..1."""
+
+    sentences: Sequence[str]
+    systems: Sequence[System] = ()
+    differences: Sequence[Comparison] = ()
+    overlap: Score | None = None
+    neighbours: int = 0
+
+
 @dataclass(frozen=True)
 class Report:
     """A run (or an evaluation) as a reader sees it. Empty parts become a sentence that says they are empty."""
@@ -63,7 +73,12 @@ class Report:
     differences: Sequence[Comparison] = ()
     steps: Sequence[StepPoint] = ()
     dev_scores: Sequence[tuple[int, float]] = ()
+    dev_intervals: Sequence[tuple[int, float, float]] = ()
+    """Step, and the interval of the difference to the start (the first of `dev_scores`)."""
     best_step: int | None = None
+    reasons: Sequence[tuple[str, str]] = ()
+    """Where it did not help: what was found, what to try."""
+    retained: Retained | None = None
     gained: Sequence[Change] = ()
     lost: Sequence[Change] = ()
     changed_against: str = ""

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from nearfar.evaluation import Comparison
 from nearfar.files import atomic_file
 from nearfar.metrics.ranking import label
-from nearfar.report.facts import Change, Report
-from nearfar.report.svg import difference_plot, loss_curve, said_p, scatter, score_bars
+from nearfar.report.facts import Change, Report, Retained
+from nearfar.report.svg import difference_plot, loss_curve, overlap_bar, said_p, scatter, score_bars
 
 MOST_TEXT = 600
 """Characters shown of a document."""
@@ -64,14 +65,17 @@ def render(report: Report) -> str:
         ),
         _section(
             "Is it better?",
-            difference_plot(report.differences) + _difference_table(report) if report.differences else "",
+            difference_plot(report.differences) + _difference_table(report.differences) if report.differences else "",
             "Differences query by query. An interval across zero is not shown to be a difference.",
             "There was nothing to compare with.",
         ),
+        _reasons(report.reasons),
+        _retained(report.retained),
         _section(
             "Training",
-            loss_curve(report.steps, report.dev_scores, report.best_step, metric) if report.steps else "",
-            "Faint: every step. Strong: running mean.",
+            loss_curve(report.steps, report.dev_scores, report.best_step, metric, report.dev_intervals) if report.steps else "",
+            "Faint: every step. Strong: running mean. Whiskers: the start (dashed) plus the 95 % interval of the difference to it; the "
+            "checkpoint whose whisker begins highest is kept.",
             "No step was recorded.",
         ),
         _changes("What got better", report.gained, report.changed_against),
@@ -106,14 +110,35 @@ def _section(title: str, content: str, caption: str, absent: str) -> str:
     return f"<section><h2>{escape(title)}</h2><figure>{content}<figcaption>{escape(caption)}</figcaption></figure></section>"
 
 
-def _difference_table(report: Report) -> str:
+def _reasons(reasons: Sequence[tuple[str, str]]) -> str:
+    if not reasons:
+        return ""
+    items = "".join(f'<li>{escape(found)}<br><span class="soft">{escape(advice)}</span></li>' for found, advice in reasons)
+    return f"<section><h2>Why, and what to try</h2><ul>{items}</ul></section>"
+
+
+def _retained(kept: Retained | None) -> str:
+    """The section on forgetting; a run that measured none says how to."""
+    pictures = caption = ""
+    if kept and kept.differences:
+        pictures = difference_plot(kept.differences) + _difference_table(kept.differences) + score_bars(kept.systems)
+        caption = "The retention task: what the model could do before. It changes no verdict."
+    elif kept and kept.overlap:
+        pictures = overlap_bar(kept.overlap, kept.neighbours)
+        caption = "Each text's nearest neighbours under the start and under the kept weights. Reported, not judged."
+    absent = "Not measured. A task of what the model could do before shows what it forgot: nearfar train ... --retain TASK"
+    said = "".join(f"<p>{escape(sentence)}</p>" for sentence in kept.sentences) if kept else ""
+    return _section("What it kept, and what it forgot", said + pictures if pictures else "", caption, absent)
+
+
+def _difference_table(differences: Sequence[Comparison]) -> str:
     head = "<tr><th>comparison</th><th>metric</th><th class=n>difference</th><th class=n>95 % interval</th><th class=n>p</th>"
     head += "<th class=n>better</th><th class=n>worse</th></tr>"
     rows = [
         f"<tr><td>{escape(d.a)} vs {escape(d.b)}</td><td>{escape(label(d.metric))}</td><td class=n>{d.difference:+.4f}</td>"
         f"<td class=n>[{d.low:+.4f}, {d.high:+.4f}]</td><td class=n>{escape(said_p(d.p))}</td><td class=n>{d.better:,}</td>"
         f"<td class=n>{d.worse:,}</td></tr>"
-        for d in report.differences
+        for d in differences
     ]
     return f'<div class="wide"><table>{head}{"".join(rows)}</table></div>'
 

@@ -8,15 +8,24 @@ from html import escape
 
 from nearfar.evaluation import Comparison
 from nearfar.metrics.ranking import label
-from nearfar.report.facts import MapPoint, StepPoint, System
+from nearfar.report.facts import MapPoint, Score, StepPoint, System
 
 WIDTH = 760
 COLOURS = 8
 """Classes c0..c7 are defined by the page, from Okabe and Ito's palette (2008), told apart by the colour-blind."""
 
 
-def loss_curve(steps: Sequence[StepPoint], dev: Sequence[tuple[int, float]], best: int | None, metric: str) -> str:
-    """The loss of every step (faint), its running mean, and below it the dev score with the step that was kept."""
+def loss_curve(
+    steps: Sequence[StepPoint],
+    dev: Sequence[tuple[int, float]],
+    best: int | None,
+    metric: str,
+    intervals: Sequence[tuple[int, float, float]] = (),
+) -> str:
+    """The loss of every step (faint), its running mean, and below it the dev score with the step that was kept.
+
+    `intervals` (step, low, high of the difference to the first dev score) become whiskers about the height of that score.
+    """
     left, right, top, height = 64, WIDTH - 16, 14, 190
     last = max([s.step for s in steps] + [d[0] for d in dev] + [1])
     losses = [s.loss for s in steps]
@@ -39,13 +48,21 @@ def loss_curve(steps: Sequence[StepPoint], dev: Sequence[tuple[int, float]], bes
     bottom = top + height
     if dev:
         above, tall = bottom + 44, 110
-        floor, ceiling, marks = _axis(min(v for _, v in dev), max(v for _, v in dev))
+        start = dev[0][1]
+        heights = [v for _, v in dev] + [start + edge for _, *edges in intervals for edge in edges]
+        floor, ceiling, marks = _axis(min(heights), max(heights))
 
         def y_dev(value: float) -> float:
             return above + tall * (1 - (value - floor) / (ceiling - floor))
 
         parts.append(_grid(marks, y_dev, left, right))
         parts.append(f'<text class="unit" x="{left}" y="{above - 5}">{escape(label(metric))} on the dev queries</text>')
+        if intervals:
+            parts.append(f'<path class="axis" stroke-dasharray="4 4" d="M{left} {y_dev(start):.1f}H{right}"/>')
+        for step, low_edge, high_edge in intervals:
+            parts.append(
+                f'<path class="whisker" d="M{x(step):.1f} {y_dev(start + low_edge):.1f}V{y_dev(start + high_edge):.1f}"/>'
+            )
         path = " ".join(f"{x(s):.1f},{y_dev(v):.1f}" for s, v in dev)
         parts.append(f'<polyline class="line c1" points="{path}"/>')
         parts += [f'<circle class="dot c1" cx="{x(s):.1f}" cy="{y_dev(v):.1f}" r="3"/>' for s, v in dev]
@@ -118,6 +135,21 @@ def difference_plot(differences: Sequence[Comparison]) -> str:
         p = said_p(d.p)
         parts.append(_text(right + 10, y + 4, f"{d.difference:+.3f}, p {p if p[0] == '<' else f'= {p}'}", "start"))
     return _svg(bottom + 26, "Paired differences with 95 % intervals", parts)
+
+
+def overlap_bar(overlap: Score, neighbours: int) -> str:
+    """How many of a text's nearest neighbours stayed, of all of them, with the interval as a whisker."""
+    left, right, top = 150, WIDTH - 190, 8
+    scale = right - left
+    low, high, middle = left + overlap.low * scale, left + overlap.high * scale, top + 9.5
+    parts = [
+        f'<rect class="frame" x="{left}" y="{top + 2}" width="{scale}" height="15"/>',
+        f'<rect class="fill c0" x="{left}" y="{top + 2}" width="{overlap.mean * scale:.1f}" height="15"/>',
+        f'<path class="whisker" d="M{low:.1f} {middle}H{high:.1f}M{low:.1f} {middle - 4}v8M{high:.1f} {middle - 4}v8"/>',
+        _text(left - 8, top + 14, "neighbours kept", "end"),
+        _text(right + 10, top + 14, f"{overlap.mean * neighbours:.1f} of {neighbours}", "start"),
+    ]
+    return _svg(top + 30, "Nearest neighbours kept outside the target domain, with a 95 % interval", parts)
 
 
 def said_p(p: float) -> str:

@@ -6,37 +6,50 @@ bit for bit, as one left alone (same machine and thread count). The best model o
 
 from __future__ import annotations
 
-import json
 import math
 import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from nearfar.data.sampling import PairTable, epoch_batches
+import numpy as np
+import torch
+
 from nearfar.encoders import (
     LoraOptions,
     StaticEncoder,
     TransformerEncoder,
     TwoTowerEncoder,
     adapt,
+    computing,
     grow,
     is_static,
     load_encoder,
 )
-from nearfar.errors import BadInput
+from nearfar.encoders.precision import compute_dtype
+from nearfar.errors import BadInput, CannotWrite, Interrupted
 from nearfar.evaluation import Comparison, Evaluation, compare
-from nearfar.files import settle_folder, write_json
+from nearfar.evaluation.retention import Retention
+from nearfar.files import settle_folder, sole_writer, write_json
+from nearfar.metrics.ranking import parse_metric
+from nearfar.training.checkpoint import checkpoint_path
 from nearfar.training.config import Config, check_config, config_from_json, resolve
-from nearfar.training.guard import choose, judge
+from nearfar.training.dev import DevScore
+from nearfar.training.guard import Baseline, choose, is_stopped, judge, judge_start, measure_retention, say_stop
+from nearfar.training.objective import Objective, check_dims
 from nearfar.training.plan import FORMAT, Plan, check_identity, identity, machine, make_plan
+from nearfar.training.reasons import Reason, RunFacts, conclude, find_reasons, read_losses, share_cut
+from nearfar.training.record import StepLog, note_event
+from nearfar.training.sources import build_table, plan_mixture, prepare_texts, resolve_mixture
 from nearfar.training.state import State, TrainableEncoder, Work, new_state, save_state, take_up
 from nearfar.training.step import step
+from nearfar.training.stop import stop_requests
+from nearfar.training.teachers import Teachers, guide_rows, open_teachers, taught_pairs
+from nearfar.training.watch import Watch, check_watch
 from nearfar.types import Pair, Progress, Task, silent
 
 STATIC_LENGTH = 256
@@ -56,7 +69,7 @@ class RunResult:
     steps: int
     best_step: int
     """The step whose weights are `model/`; 0 is the start."""
-    dev_scores: list[tuple[int, float]]
+    dev_scores: list[DevScore]
     start: Evaluation | None
     trained: Evaluation | None
     comparison: Comparison | None
@@ -66,11 +79,34 @@ class RunResult:
     seconds: float
     """Spent in steps by this process, evaluation and saving apart."""
     pairs_per_second: float
+    retention: Retention | None = None
+    """What is left of what the start could do; it changes no verdict."""
+    stopped: str | None = None
+    """Why the run ended before its last step; None where it did not."""
+    reasons: list[Reason] = field(default_factory=list)
+    """Where it is not shown to have helped: what the run knows about why, and what to try."""
 
     @property
     def verdict(self) -> str:
-        """`improved`, `not shown`, `worse`, or `not judged`."""
+        """`improved`, `not shown`, `worse`, or `not judged`, on the judging queries."""
         return self.comparison.verdict if self.comparison else "not judged"
+
+    @property
+    def conclusion(self) -> list[str]:
+        """What the run came to in plain words: the verdict, then what is left of the start's abilities, then why it stopped early."""
+        metric = parse_metric(self.config.evaluation.metric).name
+        scores = [float(np.mean(e.metrics[metric])) for e in (self.start, self.trained) if e is not None]
+        judged = len(self.start.query_ids) if self.start else 0
+        verdict = conclude(
+            self.comparison,
+            metric,
+            (scores[0], scores[1]) if self.comparison else (0.0, 0.0),
+            judged,
+            start_kept=self.best_step == 0,
+            judges=self.task.name if self.task else "",
+        )
+        kept = self.retention.sentences if self.retention else []
+        return [verdict, *kept, *([self.stopped] if self.stopped else [])]
 
 
 def train(
@@ -81,55 +117,105 @@ def train(
     config: Config | None = None,
     task: Task | None = None,
     dev: Task | None = None,
+    retain: Task | None = None,
     resume: bool = False,
     inputs: Mapping[str, str] | None = None,
+    lineage: Mapping[str, Any] | None = None,
+    where: Sequence[str] = (),
     progress: Progress = silent,
 ) -> RunResult:
-    """Train `encoder` (a name for `load_encoder`, or an encoder) on `pairs` by InfoNCE and write the run folder `out`.
+    """Train `encoder` (a name for `load_encoder`, or an encoder) on `pairs` by `loss.name` and write the run folder `out`.
 
     `dev` chooses the checkpoint and `task` judges start and result once; where not given they are held out of the pairs (see `make_plan`).
-    `resume` goes on from the newest whole checkpoint of `out`, or starts where there is none. `inputs` (file -> hash) goes to `run.json`.
+    `retain` asks for what the model could do before: start and result are compared on it, too, which changes no verdict (without it: the
+    overlap of their nearest neighbours on texts outside the domain). All scores of the start are told to `progress` before the first step.
+    `resume` goes on from the newest whole checkpoint of `out`, or starts where there is none. `inputs` (file -> hash) and
+    `lineage` (what this run is a stage of) go to `run.json`; `where` says `file:line` of each pair, for `diverged.json`. Pairs of
+    several sources are mixed as `mixture` says.
 
     Raises `BadInput` where `out` already holds something and `resume` is not asked for, `Mismatch` where it began with other
-    inputs, `BadConfig`, and `Diverged` (naming the step, the batch written to `diverged.json`). On an interrupt the state is saved first.
+    inputs, `BadConfig`, `Missing`, `CannotWrite` (disk full, no permission; checkpoints intact) and `Diverged` (naming the step, the batch
+    written to `diverged.json`). In the main thread SIGINT and SIGTERM finish the step, save, and raise `Interrupted` (a `KeyboardInterrupt`);
+    the second one raises it at once.
     """
     run, config = Path(out), config or Config()
     check_config(config)
+    check_watch(config)
     started = _prepare_folder(run, resume)
     model = _open_start(run / "start", encoder, config, started, progress)
-    config = resolve(config, is_static=is_static(model), pairs=len(pairs))
-    plan = make_plan(pairs, config, dev=dev, task=task)
+    lower = compute_dtype(config.compute.precision, model.device) == torch.bfloat16
+    config = resolve(config, is_static=is_static(model), pairs=len(pairs), precision="bfloat16" if lower else "float32")
+    config = resolve_mixture(config, pairs)
+    check_dims(config, model.dim)
+    plan = replace(make_plan(pairs, config, dev=dev, task=task), given=pairs, where=where)
+    teachers = open_teachers(config, progress)
     name = str(encoder) if isinstance(encoder, (str, Path)) else encoder.fingerprint()
-    now = identity(pairs, config, name, dev=dev, task=task)
+    now = identity(pairs, config, name, dev=dev, task=task, teachers=teachers.fingerprints())
     if started:
         check_identity(run, now)
     else:
-        _begin(run, model, plan, now, inputs or {})
-    start = judge(model, plan.task, run / "start.evaluation.json", "start", config, progress)
-    work = _plan_work(run, model, plan, config, progress)
+        _begin(run, model, plan, now, inputs or {}, lineage or {})
+    with computing(model, config.compute.precision):
+        start = judge_start(run, model, plan, retain, config, progress)
+    work = _plan_work(run, model, plan, teachers, config, progress)
     state = new_state(model, config)
-    if started:
-        take_up(work, state)
-    seconds, seen = _run_steps(work, state, plan)
-    best = load_encoder(run / "model") if plan.task else model
-    trained = judge(best, plan.task, run / "trained.evaluation.json", "trained", config, progress, keep=False)
-    comparison = compare(trained, start, config.evaluation.metric) if trained and start else None
-    result = RunResult(
+    with sole_writer(run):
+        if started:
+            take_up(work, state)
+        with computing(model, config.compute.precision, is_training=True):
+            seconds, seen = _run_steps(work, state, plan)
+    result = _judge_result(work, state, plan, start, retain, own_task=task is not None, seconds=seconds, seen=seen)
+    _write_metrics(result)
+    return result
+
+
+def _judge_result(
+    work: Work, state: State, plan: Plan, start: Baseline, retain: Task | None, *, own_task: bool, seconds: float, seen: int
+) -> RunResult:
+    """The kept weights against the start: on the judging task, and in what the start could do; and why, where it did not help."""
+    run, config, progress = work.run, work.config, work.progress
+    best = load_encoder(run / "model")
+    trained = comparison = None
+    with computing(best, config.compute.precision):
+        if plan.task is not None and start.task is not None:
+            trained = judge(best, plan.task, run / "trained.evaluation.json", "trained", config, progress, keep=False)
+            comparison = compare(trained, start.task, config.evaluation.metric)
+        kept = measure_retention(run, best, retain, start.retain, plan, config, progress)
+    metric = parse_metric(config.evaluation.metric).name
+    facts = RunFacts(
+        config=config,
+        curve=state.dev_scores,
+        best_step=state.best_step,
+        steps=state.step,
+        losses=read_losses(run / "steps.jsonl"),
+        comparison=comparison,
+        start_score=float(np.mean(start.task.metrics[metric])) if start.task else 0.0,
+        judged=len(start.task.query_ids) if start.task else 0,
+        chosen=len(plan.dev.queries) if plan.dev else 0,
+        own_task=own_task,
+        pairs=len(plan.pairs),
+        distinct_documents=len({pair.positive for pair in plan.pairs}),
+        cut_share=share_cut(work.documents, best.max_length),
+        max_length=best.max_length,
+        retention=kept,
+    )
+    return RunResult(
         run,
         config,
         len(plan.pairs),
         state.step,
         state.best_step,
         state.dev_scores,
-        start,
+        start.task,
         trained,
         comparison,
         plan.task,
         seconds,
         seen / seconds if seconds else 0.0,
+        kept,
+        say_stop(state, config, work.total),
+        find_reasons(facts),
     )
-    _write_metrics(result)
-    return result
 
 
 def load_run_config(run: Path) -> Config:
@@ -203,7 +289,14 @@ def _listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _begin(run: Path, model: TrainableEncoder, plan: Plan, now: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
+def _begin(
+    run: Path,
+    model: TrainableEncoder,
+    plan: Plan,
+    now: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    lineage: Mapping[str, Any],
+) -> None:
     """Write the start model and then `run.json`, whose presence says that the run has begun."""
     if not plan.pairs:
         raise BadInput("pairs: all were held out. Set evaluation.dev and evaluation.judge lower.")
@@ -216,6 +309,7 @@ def _begin(run: Path, model: TrainableEncoder, plan: Plan, now: Mapping[str, Any
         "kind": "static" if is_static(model) else "transformer",
         "identity": dict(now),
         "inputs": dict(inputs),
+        **({"lineage": dict(lineage)} if lineage else {}),
         "trained_on": len(plan.pairs),
         "held_out": plan.held_out,
         "queries": {name: len(found.queries) for name, found in (("dev", plan.dev), ("task", plan.task)) if found},
@@ -224,65 +318,105 @@ def _begin(run: Path, model: TrainableEncoder, plan: Plan, now: Mapping[str, Any
     write_json(run / "run.json", record)
 
 
-def _plan_work(run: Path, model: TrainableEncoder, plan: Plan, config: Config, progress: Progress) -> Work:
+def _plan_work(run: Path, model: TrainableEncoder, plan: Plan, teachers: Teachers, config: Config, progress: Progress) -> Work:
     progress("prepare", 0, 1)
-    table = PairTable.build(plan.pairs)
-    queries, documents = model.prepare(table.queries, "query"), model.prepare(table.documents, "document")
-    assert config.batch_size is not None
-    total = sum(len(epoch_batches(table, config.batch_size, seed=config.seed, epoch=e)) for e in range(config.epochs))
-    evaluate_every = config.evaluation.every or max(1, math.ceil(total / 8))
+    table = build_table(taught_pairs(run, teachers.teacher, plan.pairs, progress), config)
+    objective = Objective(config, guide_rows(run, teachers.guide, table, progress))
+    queries, documents = prepare_texts(model, table, config)
+    mixture = plan_mixture(config, table)
+    work = Work(run, config, table, mixture, objective, queries, documents, plan.dev, 0, 1, config.checkpoint.every, progress)
+    total = sum(len(work.batches(epoch)) for epoch in range(config.epochs))
     progress("prepare", 1, 1)
-    return Work(run, config, table, queries, documents, plan.dev, total, evaluate_every, config.checkpoint.every, progress)
+    return replace(work, total=total, evaluate_every=config.evaluation.every or max(1, math.ceil(total / 8)))
 
 
 def _run_steps(work: Work, state: State, plan: Plan) -> tuple[float, int]:
     """All steps that are left; returns the seconds and the pairs of these steps."""
-    if state.step == 0 and work.dev is not None:
-        choose(work, state)
-    seconds, seen, first, saved = 0.0, 0, 0, perf_counter()
-    assert work.config.batch_size is not None
-    with open(work.run / "steps.jsonl", "a", encoding="utf-8") as log, _interrupts() as interrupted:
-        for epoch in range(work.config.epochs):
-            batches = epoch_batches(work.table, work.config.batch_size, seed=work.config.seed, epoch=epoch)
-            for rows in batches[max(0, state.step - first) :]:
-                began = perf_counter()
-                facts = step(work, state, rows, plan)
-                seconds, seen = seconds + perf_counter() - began, seen + len(rows)
-                log.write(json.dumps({"step": state.step, "epoch": epoch, "pairs": len(rows), **facts}) + "\n")
-                work.progress("train", state.step, work.total, loss=facts["loss"], rate=f"{seen / seconds:,.0f} pairs/s")
-                last = state.step == work.total
-                if last or (work.dev is not None and state.step % work.evaluate_every == 0):
-                    choose(work, state)
-                # when a checkpoint is written changes no weight, so the clock may say
-                due = perf_counter() - saved > SAVE_SECONDS if work.save_every is None else state.step % work.save_every == 0
-                if last or due or interrupted:
-                    log.flush()
-                    save_state(work, state)
-                    saved = perf_counter()
-                if interrupted:
-                    raise KeyboardInterrupt
-            first += len(batches)
+    kept = _Kept(work, state)
+    try:
+        if state.step == 0 and work.dev is not None:
+            choose(work, state)
+        return _steps_left(work, state, plan, kept)
+    except Interrupted as stop:
+        lost = f" {state.step - kept.step:,} steps after it are lost." if state.step > kept.step else ""
+        with suppress(CannotWrite):
+            note_event(work.run, "interrupted", signal=stop.signal, step=state.step, kept=kept.step)
+        raise Interrupted(f"{stop} {kept.said}{lost} Go on with the same command and --resume.", stop.signal) from None
+    except CannotWrite as error:
+        raise CannotWrite(f"{error} {kept.said} Then go on with the same command and --resume.", error.number) from error
+
+
+def _steps_left(work: Work, state: State, plan: Plan, kept: _Kept) -> tuple[float, int]:
+    seconds, seen = 0.0, 0
+
+    def heard(name: signal.Signals) -> None:
+        # drawing may itself be what was interrupted
+        with suppress(RuntimeError):
+            note = f"{name.name}: finishing this step and saving it; once more to stop at once"
+            work.progress("train", state.step, work.total, note=note)
+
+    with (
+        StepLog(work.run / "steps.jsonl") as log,
+        Watch(work.run, work.config, step=state.step) as watch,
+        stop_requests(heard) as stops,
+    ):
+        for epoch, rows in _batches_left(work, state.step):
+            if is_stopped(work, state):
+                break
+            began = perf_counter()
+            facts = step(work, state, rows, plan)
+            seconds, seen = seconds + perf_counter() - began, seen + len(rows)
+            log.write({"step": state.step, "epoch": epoch, "pairs": len(rows), **facts})
+            work.progress("train", state.step, work.total, loss=facts["loss"], rate=f"{seen / seconds:,.0f} pairs/s")
+            last = state.step == work.total
+            scored = last or (work.dev is not None and state.step % work.evaluate_every == 0)
+            if scored:
+                choose(work, state)
+                last = last or is_stopped(work, state)
+            dev = state.dev_scores[-1].score if scored and state.dev_scores else None
+            watch.record(state.step, facts, rate=seen / seconds, dev=dev)
+            if last or kept.is_due() or stops:
+                watch.flush()
+                kept.save(log)
+            if stops:
+                raise Interrupted(f"stopped by {stops[0].name} after step {state.step:,} of {work.total:,}.", stops[0])
+    if seen:
+        note_event(work.run, "finished", step=state.step)
     return seconds, seen
 
 
-@contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """Collect the first Ctrl-C instead of stopping in the middle of a step; the second one stops at once, as always."""
-    caught: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield caught
-        return
-    before = signal.getsignal(signal.SIGINT)
+def _batches_left(work: Work, done: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(epoch, rows) of every step after the first `done`."""
+    first = 0
+    for epoch in range(work.config.epochs):
+        batches = work.batches(epoch)
+        for rows in batches[max(0, done - first) :]:
+            yield epoch, rows
+        first += len(batches)
 
-    def note(number: int, frame: object) -> None:  # noqa: ARG001 - what signal calls
-        caught.append(number)
-        signal.signal(signal.SIGINT, before)
 
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield caught
-    finally:
-        signal.signal(signal.SIGINT, before)
+class _Kept:
+    """What a kill cannot take any more: the newest checkpoint, and when the next one is due."""
+
+    def __init__(self, work: Work, state: State) -> None:
+        self._work, self._state = work, state
+        self.step, self._clock = state.step, perf_counter()
+
+    @property
+    def said(self) -> str:
+        if not self.step:
+            return f"Nothing is kept yet but the start, in {self._work.run}."
+        return f"All up to step {self.step:,} is kept in {checkpoint_path(self._work.run / 'checkpoints', self.step)}."
+
+    def is_due(self) -> bool:
+        # when a checkpoint is written changes no weight, so the clock may say
+        if self._work.save_every is None:
+            return perf_counter() - self._clock > SAVE_SECONDS
+        return self._state.step % self._work.save_every == 0
+
+    def save(self, log: StepLog) -> None:
+        save_state(self._work, self._state, log.content())
+        self.step, self._clock = self._state.step, perf_counter()
 
 
 def _write_metrics(result: RunResult) -> None:
@@ -295,6 +429,10 @@ def _write_metrics(result: RunResult) -> None:
             "comparisons": [result.comparison.to_json()] if result.comparison else [],
             "steps": result.steps,
             "best_step": result.best_step,
-            "dev": [{"step": step, "score": score} for step, score in result.dev_scores],
+            "dev": [found.to_json() for found in result.dev_scores],
+            "retention": result.retention.to_json() if result.retention else None,
+            "stopped": result.stopped,
+            "conclusion": result.conclusion,
+            "reasons": [reason._asdict() for reason in result.reasons],
         },
     )

@@ -7,10 +7,11 @@ so a rare token's first step is corrected for bias as a first step.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 from nearfar.errors import Damaged
 from nearfar.training.config import OptimizerConfig
@@ -34,16 +35,18 @@ class AdamW:
     def step(self, learning_rate: float) -> float:
         """One step with the gradients in `.grad`, which are taken away; returns their norm before clipping."""
         gradients = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
-        norm = math.sqrt(sum(float(_numbers(g).double().pow(2).sum()) for g in gradients.values()))
+        norm = _norm(gradients.values())
         clip = self.config.clip
         scale = clip / norm if clip and norm > clip else 1.0
+        dense = [name for name, gradient in gradients.items() if not gradient.is_sparse]
+        for decayed in (True, False):  # gains, offsets and the temperature are not decayed
+            self._whole(
+                [n for n in dense if (self.parameters[n].ndim > 1) == decayed], gradients, learning_rate, scale, decayed
+            )
         for name, gradient in gradients.items():
-            parameter = self.parameters[name]
             if gradient.is_sparse:
-                self._rows(name, parameter, gradient, learning_rate, scale)
-            else:
-                self._whole(name, parameter, gradient * scale, learning_rate)
-            parameter.grad = None
+                self._rows(name, self.parameters[name], gradient, learning_rate, scale)
+            self.parameters[name].grad = None
         return norm
 
     def _rows(self, name: str, parameter: Tensor, gradient: Tensor, rate: float, scale: float) -> None:
@@ -63,17 +66,31 @@ class AdamW:
             current.mul_(1 - rate * self.config.weight_decay)
         parameter[rows] = current.sub_(ratio.mul_((rate / first).to(values)[:, None]))
 
-    def _whole(self, name: str, parameter: Tensor, gradient: Tensor, rate: float) -> None:
-        beta1, beta2 = self.config.beta1, self.config.beta2
-        mean, square = self.mean[name], self.square[name]
-        self.count[name][0] += 1
-        count = int(self.count[name][0])
-        mean.mul_(beta1).add_(gradient, alpha=1 - beta1)
-        square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        denominator = square.sqrt().div_(math.sqrt(1 - beta2**count)).add_(self.config.epsilon)
-        if parameter.ndim > 1:  # gains, offsets and the temperature are not decayed
-            parameter.mul_(1 - rate * self.config.weight_decay)
-        parameter.addcdiv_(mean, denominator, value=-rate / (1 - beta1**count))
+    def _whole(self, names: list[str], gradients: Mapping[str, Tensor], rate: float, scale: float, is_decayed: bool) -> None:
+        """Parameters of dense gradients, by torch's own kernel: one pass over each."""
+        if not names:
+            return
+        if scale != 1.0:
+            torch.ops.aten._foreach_mul_.Scalar([gradients[name] for name in names], scale)
+        for name in names:
+            self.count[name][0] += 1
+        told = self.config
+        adamw(
+            [self.parameters[name] for name in names],
+            [gradients[name] for name in names],
+            [self.mean[name] for name in names],
+            [self.square[name] for name in names],
+            [],
+            [self.count[name][0].to(torch.float32) - 1 for name in names],  # the kernel counts this step itself
+            fused=True,
+            amsgrad=False,
+            beta1=told.beta1,
+            beta2=told.beta2,
+            lr=rate,
+            weight_decay=told.weight_decay if is_decayed else 0.0,
+            eps=told.epsilon,
+            maximize=False,
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """The state by name, for a checkpoint."""
@@ -89,8 +106,10 @@ class AdamW:
             own.copy_(found)
 
 
-def _numbers(gradient: Tensor) -> Tensor:
-    return gradient._values() if gradient.is_sparse else gradient
+def _norm(gradients: Iterable[Tensor]) -> float:
+    """The length of all gradients as one vector."""
+    lengths = torch.ops.aten._foreach_norm.Scalar([g._values() if g.is_sparse else g for g in gradients])
+    return float(torch.stack([length.double().cpu() for length in lengths]).norm()) if lengths else 0.0
 
 
 def schedule(step: int, total: int, *, warmup: float, shape: str) -> float:

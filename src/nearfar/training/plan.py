@@ -21,6 +21,8 @@ from nearfar.errors import BadInput, Mismatch
 from nearfar.evaluation import fingerprint_task
 from nearfar.files import read_json
 from nearfar.training.config import Config
+from nearfar.training.objective import LOSSES, check_objective, loss_weights
+from nearfar.training.sources import check_sources
 from nearfar.types import Pair, Task
 
 FORMAT = "nearfar-run/1"
@@ -35,13 +37,29 @@ class Plan:
     task: Task | None
     held_out: int
     """Pairs kept from training."""
+    given: Sequence[Pair] = ()
+    """All pairs as they were given, to number those that are named in an error."""
+    where: Sequence[str] = ()
+    """`file:line` of each given pair, where they came from a file."""
 
 
 def make_plan(pairs: Sequence[Pair], config: Config, *, dev: Task | None, task: Task | None) -> Plan:
     """Hold out what is not given: dev and judging queries come from the pairs, whole connected components at a time.
 
-    Fewer than 40 pairs are all trained on: nothing could be said from four queries. Raises `BadInput` for fewer than two pairs, or
-    where the pairs hang together so that nothing can be held out.
+    Raises as `hold_out`, and `BadInput` or `BadConfig` where the pairs lack what the losses need.
+    """
+    plan = hold_out(pairs, config, dev=dev, task=task)
+    check_sources(plan.pairs, config)
+    check_objective(plan.pairs, config)
+    return plan
+
+
+def hold_out(pairs: Sequence[Pair], config: Config, *, dev: Task | None, task: Task | None) -> Plan:
+    """The pairs to train on, and the tasks made of those held out where none is given.
+
+    Fewer than 40 pairs are all trained on: nothing could be said from four queries. Of graded pairs (where the loss reads scores) those in
+    the highest quarter of the grades are what a search should find. Raises `BadInput` for fewer than two pairs, and where the pairs hang
+    together so that nothing can be held out.
     """
     if len(pairs) < 2:
         raise BadInput(f"pairs: found {len(pairs)}. Training by contrast needs at least two.")
@@ -65,25 +83,49 @@ def make_plan(pairs: Sequence[Pair], config: Config, *, dev: Task | None, task: 
         training, judged = split_pairs(training, for_task, seed=config.seed)
     if for_dev:
         training, chosen = split_pairs(training, for_dev, seed=config.seed + 1)
+    chosen, judged = _alike(chosen, pairs, config), _alike(judged, pairs, config)
     pool = list(dict.fromkeys(pair.positive for pair in training))[: wanted.pool]
     return Plan(
         training,
         task_from_pairs("dev", chosen, pool) if chosen else dev,
         task_from_pairs("held out", judged, pool) if judged else task,
-        len(chosen) + len(judged),
+        len(pairs) - len(training),
     )
+
+
+def _alike(held_out: Sequence[Pair], pairs: Sequence[Pair], config: Config) -> list[Pair]:
+    """Those whose positive is one: all but the lower three quarters of grades, of the sources whose loss reads scores."""
+    graded = {
+        source
+        for source in {pair.source for pair in pairs}
+        if any({"score", "label"} & LOSSES[name].needs for name in loss_weights(config, source))
+    }
+    scores = [pair.score for pair in pairs if pair.source in graded and pair.score is not None]
+    least = min(scores) + 0.75 * (max(scores) - min(scores)) if scores else 0.0
+    return [pair for pair in held_out if pair.source not in graded or (pair.score is not None and pair.score >= least)]
 
 
 def fingerprint_pairs(pairs: Sequence[Pair]) -> str:
     """SHA-256 over every field of every pair, in order, as `sha256:<hex>`."""
     digest = hashlib.sha256()
     for start in range(0, len(pairs), 1000):
-        part = [[p.query, p.positive, p.negatives, p.group, p.score, p.source] for p in pairs[start : start + 1000]]
+        part = [
+            [p.query, p.positive, p.negatives, p.group, p.score, p.source, *([p.teacher_scores] if p.teacher_scores else [])]
+            for p in pairs[start : start + 1000]
+        ]
         digest.update(json.dumps(part).encode())
     return f"sha256:{digest.hexdigest()}"
 
 
-def identity(pairs: Sequence[Pair], config: Config, encoder: str, *, dev: Task | None, task: Task | None) -> dict[str, Any]:
+def identity(
+    pairs: Sequence[Pair],
+    config: Config,
+    encoder: str,
+    *,
+    dev: Task | None,
+    task: Task | None,
+    teachers: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """All that decides the weights a run ends with, machine and versions apart: a run is taken up only where this is equal."""
     return {
         "config": config.to_json(),
@@ -91,29 +133,37 @@ def identity(pairs: Sequence[Pair], config: Config, encoder: str, *, dev: Task |
         "pairs": {"count": len(pairs), "content": fingerprint_pairs(pairs)},
         "dev": None if dev is None else fingerprint_task(dev),
         "task": None if task is None else fingerprint_task(task),
+        **({"teachers": dict(teachers)} if teachers else {}),
     }
 
 
 def check_identity(run: Path, now: Mapping[str, Any]) -> None:
     """Raise `Mismatch`, naming what changed, where a run is to go on with other inputs than it began with.
 
-    When checkpoints are written decides no weight, so that may change.
+    When checkpoints are written and who watches decides no weight, so that may change.
     """
     told = read_json(run / "run.json")
     before = told.get("identity", {}) if isinstance(told, dict) else {}
-    names = {"pairs": "the pairs", "encoder": "the encoder", "dev": "the dev task", "task": "the judging task"}
+    names = {
+        "pairs": "the pairs",
+        "encoder": "the encoder",
+        "dev": "the dev task",
+        "task": "the judging task",
+        "teachers": "the guide or teacher",
+    }
     changed = [what for key, what in names.items() if before.get(key) != now.get(key)]
     old, new = _flat(before.get("config", {})), _flat(now["config"])
     changed += [
-        f"{key} (was {old.get(key)}, now {value})"
-        for key, value in new.items()
-        if old.get(key) != value and not key.startswith("checkpoint.")
+        f"{key} (was {old.get(key)}, now {new.get(key)})"
+        for key in {**new, **old}
+        if old.get(key) != new.get(key) and not key.startswith(("checkpoint.", "watch."))
     ]
     if changed:
-        raise Mismatch(
-            f"{run}: this run cannot go on: {', '.join(changed)} changed since it began. Give what it began with (see "
-            f"{run / 'run.json'}), or train into another folder."
-        )
+        best = f" (from its best weights so far: --encoder {run})" if (run / "model").exists() else ""
+        way = f"Give what it began with (see {run / 'run.json'}), or train into another folder{best}."
+        if (run / "diverged.json").exists():
+            way = f"It diverged, and would again with what it began with: train into another folder{best}."
+        raise Mismatch(f"{run}: this run cannot go on: {', '.join(changed)} changed since it began. {way}")
 
 
 def machine() -> dict[str, Any]:

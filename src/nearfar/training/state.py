@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import math
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from nearfar.data.sampling import PairTable
+from nearfar.data.sampling import Mixture, PairTable, epoch_batches
 from nearfar.encoders import AnyEncoder
-from nearfar.errors import Mismatch
-from nearfar.files import atomic_file
-from nearfar.training.checkpoint import latest_checkpoint, save_checkpoint
+from nearfar.errors import Damaged, Mismatch
+from nearfar.files import clear_dead, read_json
+from nearfar.training.checkpoint import latest_checkpoint, save_checkpoint, set_aside
 from nearfar.training.config import Config
+from nearfar.training.dev import DevScore
+from nearfar.training.objective import Objective, new_parameters
 from nearfar.training.optimizer import AdamW
+from nearfar.training.record import note_event, restore_log
 from nearfar.types import Checkpoint, Inputs, Progress, Task
 
 TrainableEncoder = AnyEncoder
@@ -34,7 +35,12 @@ class State:
     step: int = 0
     best_step: int = 0
     best_score: float | None = None
-    dev_scores: list[tuple[int, float]] = field(default_factory=list)
+    dev_scores: list[DevScore] = field(default_factory=list)
+    """The curve on the dev queries: which checkpoint is kept and whether the run is over follow from it alone."""
+    extras: dict[str, Tensor] = field(default_factory=dict)
+    """Tensors of further parts (a loss with weights, a queue): saved, and on resume those named before are filled in place, others added."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """JSON of further parts (the patience of an early stop, a stage): saved and put back as it was."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,8 @@ class Work:
     run: Path
     config: Config
     table: PairTable
+    mixture: Mixture
+    objective: Objective
     queries: Inputs
     documents: Inputs
     dev: Task | None
@@ -53,51 +61,84 @@ class Work:
     """None: one a minute."""
     progress: Progress
 
+    def batches(self, epoch: int) -> list[np.ndarray]:
+        """The pair numbers of each step of one epoch."""
+        assert self.config.batch_size is not None
+        return epoch_batches(self.table, self.config.batch_size, seed=self.config.seed, epoch=epoch, mixture=self.mixture)
+
 
 def new_state(model: TrainableEncoder, config: Config) -> State:
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if config.learn_temperature:
-        parameters["log_temperature"] = nn.Parameter(torch.tensor(math.log(config.temperature), device=model.device))
+    parameters |= new_parameters(config, model.device)
     return State(model, parameters, AdamW(parameters, config.optimizer))
 
 
-def save_state(work: Work, state: State) -> None:
+def save_state(work: Work, state: State, log: bytes) -> Path:
+    """Write a checkpoint of everything that moves, with the log so far; returns where. Raises `CannotWrite`, earlier ones intact."""
     tensors = {f"weights/{name}": p.detach() for name, p in state.parameters.items()} | state.optimizer.tensors()
-    facts = {"best_step": state.best_step, "best_score": state.best_score, "dev_scores": state.dev_scores}
-    keep = work.config.checkpoint.keep
-    save_checkpoint(work.run / "checkpoints", Checkpoint(state.step, tensors, facts), keep=keep)
+    tensors |= {f"extras/{name}": tensor for name, tensor in state.extras.items()}
+    best = {"best_step": state.best_step, "best_score": state.best_score, "dev_scores": state.dev_scores}
+    checkpoint = Checkpoint(state.step, tensors, best | {"facts": state.facts})
+    return save_checkpoint(work.run / "checkpoints", checkpoint, log, keep=work.config.checkpoint.keep)
 
 
 def take_up(work: Work, state: State) -> None:
-    """Set the state to the newest whole checkpoint, and the log to its step."""
-    found, skipped = latest_checkpoint(work.run / "checkpoints")
-    for sentence in skipped:
-        work.progress("resume", 0, work.total, note=sentence)
-    if found is not None:
-        with torch.no_grad():
-            for name, parameter in state.parameters.items():
-                kept = found.tensors.get(f"weights/{name}")
-                if kept is None or kept.shape != parameter.shape:
-                    raise Mismatch(f"{work.run}: the checkpoint has no {name} of this shape. Train into another folder.")
-                parameter.copy_(kept)
-        state.optimizer.restore(found.tensors)
-        facts: Any = found.state
-        state.step, state.best_step, state.best_score = found.step, facts["best_step"], facts["best_score"]
-        state.dev_scores = [(int(step), float(score)) for step, score in facts["dev_scores"]]
+    """Set the state to the newest whole checkpoint, and the log to its step; what is damaged is named, noted and set aside.
+
+    Where no checkpoint is whole the run starts over from `start/`, and says so. Raises `Damaged` where `start/` itself is not what the run
+    began with, `Mismatch` where the checkpoint is of other weights.
+    """
+    clear_dead(work.run)
+    clear_dead(work.run / "checkpoints")
+    _check_start(work, state)
+    checkpoint, folder, log, skipped = latest_checkpoint(work.run / "checkpoints")
+    for place, sentence in skipped.items():
+        set_aside(place)
+        note_event(work.run, "damaged", checkpoint=place.name, found=sentence)
+        work.progress("resume", 0, work.total, note=f"damaged, not used: {sentence}")
+    if checkpoint is not None:
+        _restore(work, state, checkpoint)
         if state.best_step == state.step:
             state.encoder.save(work.run / "model")
-    work.progress("resume", state.step, work.total)
-    _cut_log(work.run / "steps.jsonl", state.step)
+    restore_log(work.run / "steps.jsonl", log)
+    (work.run / "diverged.json").unlink(missing_ok=True)
+    note_event(work.run, "resumed", step=state.step, checkpoint=folder.name if folder else None)
+    work.progress("resume", state.step, work.total, note=_taken_up(work, state, skipped=bool(skipped)))
 
 
-def _cut_log(path: Path, step: int) -> None:
-    """Keep the whole lines up to `step`: later ones are written again, and a torn last line goes."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with suppress(ValueError, KeyError, TypeError):
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-    with atomic_file(path, "w") as handle:
-        handle.writelines(kept)
+def _taken_up(work: Work, state: State, *, skipped: bool) -> str:
+    if state.step:
+        return f"going on after step {state.step:,} of {work.total:,}"
+    why = "no checkpoint is whole" if skipped else "there is no checkpoint yet"
+    return f"{why}: starting over from {work.run / 'start'}"
+
+
+def _check_start(work: Work, state: State) -> None:
+    """What is not trained comes from `start/` on resume, so it has to be what it was."""
+    told = read_json(work.run / "run.json").get("start")
+    if told is not None and state.encoder.fingerprint() != told:
+        raise Damaged(
+            f"{work.run / 'start'}: this is not the encoder the run began with (its fingerprint is not that of run.json). "
+            "The run cannot go on exactly: train into another folder."
+        )
+
+
+def _restore(work: Work, state: State, checkpoint: Checkpoint) -> None:
+    found = checkpoint.tensors
+    own = {f"weights/{name}": p for name, p in state.parameters.items()}
+    own |= {f"extras/{name}": tensor for name, tensor in state.extras.items()}
+    with torch.no_grad():
+        for name, tensor in own.items():
+            kept = found.get(name)
+            if kept is None or kept.shape != tensor.shape:
+                what = name.partition("/")[2]
+                raise Mismatch(f"{work.run}: the checkpoint has no {what} of this shape. Train into another folder.")
+            tensor.copy_(kept)
+    for name, tensor in found.items():
+        if name.startswith("extras/"):
+            state.extras.setdefault(name.removeprefix("extras/"), tensor)
+    state.optimizer.restore(found)
+    facts: Any = checkpoint.state
+    state.step, state.best_step, state.best_score = checkpoint.step, facts["best_step"], facts["best_score"]
+    state.dev_scores = [DevScore(int(step), *scores) for step, *scores in facts["dev_scores"]]
+    state.facts = facts["facts"]

@@ -1,0 +1,279 @@
+"""BERT over packed texts: the tokens of a micro-batch end to end, without any padding, in the precision its weights have.
+
+Devlin 2019 (arXiv 1810.04805); the same layers serve RoBERTa and XLM-R (Liu 2019, Conneau 2020), whose positions begin two higher. The parameters stay those
+of the transformers model: this is another way to run it, equal in value and in every gradient.
+
+Decisions (2 CPU cores, MiniLM, bfloat16). Everything but attention is row by row, so packed rows need no padding. Attention runs over groups of texts of like
+length, by batched multiplies with the probabilities in cache: torch's fused attention takes about twice as long backward at 32 dimensions a head, and with dropout
+six times. GELU's output and the masks of dropout are made again for the gradient: they cost less than the memory they would hold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from nearfar.encoders.dropout import dropout_factors, mark_dropped, next_seed
+from nearfar.encoders.tokens import Tokens
+
+POSITIONS_BEGIN = {"BertModel": 0, "RobertaModel": 2, "XLMRobertaModel": 2, "CamembertModel": 2}
+"""Classes of transformers whose layers are these, and the position number of the first token (padding_idx + 1 where there is one)."""
+PARTS = (
+    *(f"attention.self.{name}" for name in ("query", "key", "value")),
+    *("attention.output.dense", "attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm"),
+)
+KINDS = ("weight", "bias")
+"""The parameters of a layer: a model with others is not run here."""
+GROUP_SLACK = 8
+"""Texts whose lengths differ by so many tokens at most (or a sixteenth) attend in one padded group."""
+GROUP_SCORES = 1 << 20
+"""Attention scores of one group at most (one text at least): what stays in a processor's cache."""
+
+
+class Group(NamedTuple):
+    """Texts that attend together: `texts` of them, each padded to `width` tokens, over the packed rows `start:stop`."""
+
+    start: int
+    stop: int
+    texts: int
+    width: int
+    slots: Tensor | None
+    """[rows] where each packed row stands among texts * width slots; None where nothing is padded."""
+    blank: Tensor | None
+    """[texts, 1, width] minus infinity at padding, 0 at tokens."""
+
+
+@dataclass(frozen=True)
+class BertPlan:
+    """What of a model's configuration decides how it runs."""
+
+    layers: int
+    heads: int
+    epsilon: float
+    first_position: int
+    hidden_dropout: float
+    attention_dropout: float
+
+
+def plan_of(model: nn.Module) -> BertPlan | None:
+    """How to run this model packed, or None where it is none of the classes, or has parts (adapters, causal masks, other activations) that differ."""
+    config: Any = model.config
+    begins = POSITIONS_BEGIN.get(type(model).__name__)
+    if begins is None or config.hidden_act != "gelu" or config.is_decoder or config.add_cross_attention:
+        return None
+    named = (name for name, _ in model.named_parameters() if name.startswith("encoder."))
+    if set(named) != {
+        f"encoder.layer.{n}.{part}.{kind}" for n in range(config.num_hidden_layers) for part in PARTS for kind in KINDS
+    }:
+        return None
+    if begins and config.pad_token_id is not None:
+        begins = int(config.pad_token_id) + 1
+    return BertPlan(
+        config.num_hidden_layers,
+        config.num_attention_heads,
+        config.layer_norm_eps,
+        begins,
+        float(config.hidden_dropout_prob),
+        float(config.attention_probs_dropout_prob),
+    )
+
+
+def run_packed(plan: BertPlan, weights: Mapping[str, Tensor], tokens: Tokens, *, is_training: bool) -> Float[Tensor, "t d"]:
+    """The last hidden rows of all tokens, packed as `tokens` are. Fewest groups where the texts come sorted by length."""
+    device = weights["embeddings.word_embeddings.weight"].device
+    lengths = tokens.lengths
+    ids = torch.from_numpy(tokens.ids).to(device, torch.int64)
+    place = np.arange(len(tokens.ids)) - np.repeat(tokens.offsets[:-1], lengths) + plan.first_position
+    hidden_rate, attention_rate = (plan.hidden_dropout, plan.attention_dropout) if is_training else (0.0, 0.0)
+    rows = F.embedding(ids, weights["embeddings.word_embeddings.weight"])
+    rows = rows + F.embedding(torch.from_numpy(place).to(device), weights["embeddings.position_embeddings.weight"])
+    rows = rows + weights["embeddings.token_type_embeddings.weight"][0]
+    rows = _norm(rows, weights, "embeddings.LayerNorm", plan.epsilon)
+    if hidden_rate:
+        rows = _Drop.apply(rows, hidden_rate, next_seed())
+    groups = group_texts(tokens, plan.heads, device)
+    for layer in range(plan.layers):
+        rows = _layer(plan, _Scoped(weights, f"encoder.layer.{layer}."), rows, groups, hidden_rate, attention_rate)
+    return rows
+
+
+def group_texts(tokens: Tokens, heads: int, device: torch.device) -> list[Group]:
+    """Consecutive texts of like length as groups; texts without tokens belong to none."""
+    lengths, groups, first = tokens.lengths.tolist(), list[Group](), 0
+    while first < len(lengths):
+        last, least, most = first, lengths[first], lengths[first]
+        while last + 1 < len(lengths):
+            least, most = min(least, lengths[last + 1]), max(most, lengths[last + 1])
+            if most - least > max(GROUP_SLACK, most // 16) or (last + 2 - first) * heads * most**2 > GROUP_SCORES:
+                break
+            last += 1
+        if any(lengths[first : last + 1]):
+            groups.append(_group(tokens, first, last + 1, device))
+        first = last + 1
+    return groups
+
+
+def _group(tokens: Tokens, first: int, last: int, device: torch.device) -> Group:
+    lengths = tokens.lengths[first:last]
+    start, stop, width = int(tokens.offsets[first]), int(tokens.offsets[last]), int(lengths.max())
+    if int(lengths.min()) == width:
+        return Group(start, stop, len(lengths), width, None, None)
+    real = np.arange(width) < lengths[:, None]
+    blank = torch.zeros(len(lengths), 1, width, device=device)
+    blank[torch.from_numpy(~real)[:, None].to(device)] = -torch.inf
+    blank[torch.from_numpy(lengths == 0).to(device)] = 0.0  # attention over nothing is not a number
+    return Group(start, stop, len(lengths), width, torch.from_numpy(np.flatnonzero(real)).to(device), blank)
+
+
+class _Scoped:
+    """Weights under a prefix."""
+
+    def __init__(self, weights: Mapping[str, Tensor], prefix: str) -> None:
+        self.weights, self.prefix = weights, prefix
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.weights[self.prefix + name]
+
+
+def _norm(rows: Tensor, weights: Any, name: str, epsilon: float) -> Tensor:
+    return F.layer_norm(rows, rows.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"], epsilon)
+
+
+def _layer(plan: BertPlan, w: Any, rows: Tensor, groups: list[Group], hidden_rate: float, attention_rate: float) -> Tensor:
+    names = ("query", "key", "value")
+    weight = torch.cat([w[f"attention.self.{name}.weight"] for name in names])
+    bias = torch.cat([w[f"attention.self.{name}.bias"] for name in names])
+    mixed = _Attention.apply(
+        F.linear(rows, weight, bias), groups, plan.heads, attention_rate, next_seed() if attention_rate else 0
+    )
+    out = F.linear(mixed, w["attention.output.dense.weight"], w["attention.output.dense.bias"])
+    rows = _norm(_residual(rows, out, hidden_rate), w, "attention.output.LayerNorm", plan.epsilon)
+    wide = [w[f"{part}.dense.{kind}"] for part in ("intermediate", "output") for kind in ("weight", "bias")]
+    return _norm(_residual(rows, _FeedForward.apply(rows, *wide), hidden_rate), w, "output.LayerNorm", plan.epsilon)
+
+
+def _residual(rows: Tensor, out: Tensor, rate: float) -> Tensor:
+    return rows + (_Drop.apply(out, rate, next_seed()) if rate else out)
+
+
+class _Drop(torch.autograd.Function):
+    """Dropout whose mask is made again for the gradient: nothing is kept but its seed."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, rate: float, seed: int) -> Tensor:
+        ctx.rate, ctx.seed = rate, seed
+        return _dropped(rows, rate, seed)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _dropped(grad, ctx.rate, ctx.seed), None, None
+
+
+def _dropped(rows: Tensor, rate: float, seed: int) -> Tensor:
+    """Elements zeroed at `rate`, the others multiplied by 1 / (1 - rate)."""
+    return rows * dropout_factors(rows.shape, rate, seed, rows)
+
+
+class _FeedForward(torch.autograd.Function):
+    """Linear, GELU (Hendrycks 2016, the exact form), linear; GELU's output is made again for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, up: Tensor, up_bias: Tensor, down: Tensor, down_bias: Tensor) -> Tensor:
+        wide = F.linear(rows, up, up_bias)
+        ctx.save_for_backward(rows, wide, up, down)
+        return F.linear(F.gelu(wide), down, down_bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        rows, wide, up, down = ctx.saved_tensors
+        needs = ctx.needs_input_grad
+        to_down = grad.T @ F.gelu(wide) if needs[3] else None
+        to_wide = torch.ops.aten.gelu_backward(grad @ down, wide)
+        to_up = to_wide.T @ rows if needs[1] else None
+        sums = [g.sum(dim=0) if needed else None for g, needed in ((to_wide, needs[2]), (grad, needs[4]))]
+        return (to_wide @ up if needs[0] else None), to_up, sums[0], to_down, sums[1]
+
+
+class _Attention(torch.autograd.Function):
+    """Scaled dot-product attention (Vaswani 2017, eq. 1) of packed queries, keys and values [t, 3 d], within each text.
+
+    Of the softmax's gradient, p (dp - sum of dp p), the sum is that of a row's own output and its gradient (Dao 2022, appendix B.4).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor, groups: list[Group], heads: int, rate: float, seed: int) -> Tensor:
+        out = packed.new_zeros(len(packed), packed.shape[1] // 3)
+        kept: list[Tensor] = []
+        for number, group in enumerate(groups):
+            q, k, v = _spread(packed, group, heads, 3)
+            p = _probabilities(q, k, group)
+            if rate:
+                kept.append(mark_dropped(p, rate, seed + number))
+                p, v = p.clamp(min=0), v * (1 / (1 - rate))
+            else:
+                kept.append(p)
+            _gather(torch.bmm(p, v), group, heads, out)
+        ctx.save_for_backward(packed, out, *(kept if ctx.needs_input_grad[0] else ()))
+        ctx.groups, ctx.heads, ctx.rate = groups, heads, rate
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        packed, out, *probabilities = ctx.saved_tensors
+        result = torch.zeros_like(packed)
+        d = grad.shape[1]
+        sums = (grad.view(len(grad), ctx.heads, -1) * out.view(len(grad), ctx.heads, -1)).sum(dim=-1)
+        for group, p in zip(ctx.groups, probabilities, strict=True):
+            q, k, v = _spread(packed, group, ctx.heads, 3)
+            (g,) = _spread(grad, group, ctx.heads, 1)
+            (row,) = _spread(sums, group, ctx.heads, 1)
+            if ctx.rate:
+                taken, p, v = p.clamp(min=0), p.abs(), v * (1 / (1 - ctx.rate))
+                to_s = torch.bmm(g, v.transpose(1, 2)).mul_(taken).sub_(p.mul_(row))
+                to_v = torch.bmm(taken.transpose(1, 2), g).mul_(1 / (1 - ctx.rate))
+            else:
+                to_s = torch.bmm(g, v.transpose(1, 2)).sub_(row).mul_(p)
+                to_v = torch.bmm(p.transpose(1, 2), g)
+            scale = 1 / math.sqrt(q.shape[-1])
+            _gather(torch.bmm(to_s, k).mul_(scale), group, ctx.heads, result[:, :d])
+            _gather(torch.bmm(to_s.transpose(1, 2), q).mul_(scale), group, ctx.heads, result[:, d : 2 * d])
+            _gather(to_v, group, ctx.heads, result[:, 2 * d :])
+        return result, None, None, None, None
+
+
+def _spread(packed: Tensor, group: Group, heads: int, count: int) -> tuple[Tensor, ...]:
+    """The group's rows [rows, count heads h] as `count` tensors [texts * heads, width, h], zeros at padding."""
+    rows = packed[group.start : group.stop]
+    if group.slots is not None:
+        padded = rows.new_zeros(group.texts * group.width, rows.shape[1])
+        rows = padded.index_copy_(0, group.slots, rows)
+    # [texts, width, count, heads, h] -> count of [texts * heads, width, h]
+    parts = rows.reshape(group.texts, group.width, count, heads, -1).permute(2, 0, 3, 1, 4)
+    return tuple(part.reshape(group.texts * heads, group.width, -1) for part in parts)
+
+
+def _gather(found: Float[Tensor, "ch w h"], group: Group, heads: int, out: Tensor) -> None:
+    """Put a group's result into the packed rows, padding left out."""
+    rows = found.reshape(group.texts, heads, group.width, -1).transpose(1, 2).reshape(group.texts * group.width, -1)
+    out[group.start : group.stop] = rows if group.slots is None else rows[group.slots]
+
+
+def _probabilities(q: Tensor, k: Tensor, group: Group) -> Tensor:
+    """Attention probabilities [texts * heads, width, width]."""
+    scores = torch.bmm(q * (1 / math.sqrt(q.shape[-1])), k.transpose(1, 2))
+    if group.blank is not None:
+        heads = len(q) // group.texts
+        scores = (scores.view(group.texts, heads, group.width, -1) + group.blank[:, None].to(scores.dtype)).view_as(scores)
+    return scores.softmax(dim=-1)

@@ -1,0 +1,172 @@
+"""Gradient caching: a loss over the whole batch, the encoder in micro-batches, every gradient that of one graph over all of them.
+
+Gao 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup" (arXiv 2101.06983, section 3.2).
+
+Decisions. Texts are sorted by length and cut by tokens: this changes nothing in the loss, and little is padded. Graphs are kept until a memory budget is
+spent and only what lies beyond is encoded twice, so a batch that fits pays nothing. Which graphs are kept changes no bit of the result: each
+micro-batch draws its dropout from a seed of its own, and gradients are added up in the same order either way.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nearfar.types import Inputs
+
+Encode = Callable[[Any], Tensor]
+"""Differentiable rows of prepared inputs."""
+MICRO_TOKENS = 4096
+"""Tokens encoded at once: large enough for the multiplies, small enough for the caches."""
+
+
+class Side(NamedTuple):
+    """Inputs of one kind (queries, candidates) and what encodes them."""
+
+    encode: Encode
+    inputs: Inputs
+    width: int
+    """Dimensions of a row."""
+
+
+@dataclass(frozen=True)
+class Cached:
+    """What a cached step did, beside the gradients it left in the parameters."""
+
+    loss: float
+    rows: list[Tensor]
+    """The rows of each side, detached."""
+    micro_batches: int
+    encoded_twice: int
+    """Micro-batches whose graph did not fit the budget."""
+
+
+def accumulate(
+    sides: Sequence[Side],
+    loss: Callable[[Sequence[Tensor]], Tensor],
+    *,
+    seed: int,
+    keep_bytes: int | None = None,
+    micro_tokens: int = MICRO_TOKENS,
+    device: torch.device | None = None,
+) -> Cached:
+    """Add the gradient of `loss(rows of each side)`, a scalar, to every parameter that the sides' encoders and the loss depend on.
+
+    `keep_bytes` is the memory for graphs of micro-batches (default: `memory_budget()`); the rest is encoded without a graph and once more for its gradient.
+    Dropout draws from torch's global generators, seeded by (seed, micro-batch) and put back afterwards. Where the loss is not finite no gradient is added.
+    """
+    budget = memory_budget() if keep_bytes is None else keep_bytes
+    device = device or torch.device("cpu")
+    parts = [(number, rows) for number, side in enumerate(sides) for rows in micro_batches(side.inputs, micro_tokens)]
+    found = [torch.empty(len(side.inputs), side.width, device=device) for side in sides]
+    graphs: list[Tensor | None] = []
+    spent = heaviest = 0.0
+    with _own_generators(device):
+        for number, (at, rows) in enumerate(parts):
+            inputs = sides[at].inputs.select(rows)
+            expected = heaviest * weight_of(inputs)
+            keeps = spent + expected <= budget if heaviest else budget > 0
+            torch.manual_seed(seed + number)
+            if keeps:
+                with _counting() as counted:
+                    made = sides[at].encode(inputs)
+                spent, heaviest = spent + counted.bytes, max(heaviest, counted.bytes / max(weight_of(inputs), 1))
+            else:
+                with torch.no_grad():
+                    made = sides[at].encode(inputs)
+            graphs.append(made if keeps else None)
+            found[at][torch.from_numpy(rows).to(device)] = made.detach()
+        leaves = [rows.requires_grad_() for rows in found]
+        value = loss(leaves)
+        done = Cached(float(value.detach()), [rows.detach() for rows in leaves], len(parts), graphs.count(None))
+        if not np.isfinite(done.loss):
+            return done
+        value.backward()
+        for number, (at, rows) in enumerate(parts):
+            upstream = leaves[at].grad
+            made, graphs[number] = graphs[number], None
+            if upstream is None:
+                continue
+            if made is None:
+                torch.manual_seed(seed + number)
+                made = sides[at].encode(sides[at].inputs.select(rows))
+            if made.requires_grad:
+                made.backward(upstream[torch.from_numpy(rows).to(device)])
+    return done
+
+
+def micro_batches(inputs: Inputs, micro_tokens: int) -> list[np.ndarray]:
+    """Row numbers by falling length, cut so that a part holds at most `micro_tokens` tokens (one row at least)."""
+    lengths = np.maximum(lengths_of(inputs), 1)
+    order = np.argsort(-lengths, kind="stable")
+    before = np.cumsum(lengths[order]) - lengths[order]
+    parts: list[np.ndarray] = []
+    start = 0
+    while start < len(order):
+        stop = max(start + 1, int(np.searchsorted(before + lengths[order], before[start] + micro_tokens, side="right")))
+        parts.append(order[start:stop])
+        start = stop
+    return parts
+
+
+def lengths_of(inputs: Inputs) -> np.ndarray:
+    """Tokens of each item [n], or ones where items have no length."""
+    return np.asarray(getattr(inputs, "lengths", np.ones(len(inputs), np.int64)))
+
+
+def weight_of(inputs: Inputs) -> float:
+    """What the memory of a graph grows with."""
+    return float(lengths_of(inputs).sum())
+
+
+def memory_budget() -> int:
+    """Bytes for graphs unless told otherwise: half of the memory that is free now."""
+    try:
+        free = _available() or os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):  # pragma: no cover - not on every system
+        free = 8 << 30
+    return free // 2
+
+
+def _available() -> int | None:
+    """Bytes that can be had without swapping, as Linux counts them: caches of files are given up when asked for."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    except OSError:
+        return None
+
+
+class _Count:
+    """Bytes of distinct storages saved for backward."""
+
+    def __init__(self) -> None:
+        self.bytes, self._seen = 0, set[int]()
+
+    def add(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if not tensor.is_leaf and storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self.bytes += storage.nbytes()
+        return tensor
+
+
+@contextmanager
+def _counting() -> Iterator[_Count]:
+    count = _Count()
+    with torch.autograd.graph.saved_tensors_hooks(count.add, lambda tensor: tensor):
+        yield count
+
+
+@contextmanager
+def _own_generators(device: torch.device) -> Iterator[None]:
+    # dropout knows only the global generators: fork them, so that the caller's stay as they were
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield

@@ -1,0 +1,180 @@
+"""BERT run packed equals transformers' own, in every gradient; its dropout is dropout; its precision is bfloat16's."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import (
+    BertConfig,
+    BertModel,
+    ModernBertConfig,
+    ModernBertModel,
+    RobertaConfig,
+    RobertaModel,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+)
+
+from nearfar.encoders import Tokens, load_encoder
+from nearfar.encoders.dropout import dropout_factors, keep_mask
+from nearfar.encoders.packed import GROUP_SCORES, group_texts, plan_of, run_packed
+from nearfar.errors import BadConfig
+
+from tiny import tiny_transformer
+
+SIZES = {
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 40,
+    "max_position_embeddings": 70,
+}
+KINDS = {
+    "bert": lambda: BertModel(BertConfig(vocab_size=99, **SIZES)),
+    "roberta": lambda: RobertaModel(RobertaConfig(vocab_size=99, **SIZES)),
+    "xlm-roberta": lambda: XLMRobertaModel(XLMRobertaConfig(vocab_size=99, pad_token_id=4, **SIZES)),
+}
+
+
+def model_of(kind, seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = KINDS[kind]()
+        for p in model.parameters():
+            torch.nn.init.normal_(p, std=0.3)
+    return model.double().eval()
+
+
+def texts_of(lengths, seed=0):
+    rng = np.random.default_rng(seed)
+    return Tokens.of([rng.integers(10, 99, n).tolist() for n in lengths])
+
+
+def as_transformers_runs_it(model, tokens):
+    """Each text alone, as the model's own forward takes it."""
+    parts = [
+        model(input_ids=torch.from_numpy(tokens.ids[a:b].astype(np.int64))[None]).last_hidden_state[0]
+        for a, b in zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True)
+        if b > a
+    ]
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("lengths", [[1], [5, 5, 5], [33, 30, 12, 11, 3, 1], [64, 64, 9, 0, 0], [2, 40, 7]])
+def test_packed_rows_and_every_gradient_equal_each_text_alone_in_transformers(kind, lengths):
+    model, tokens = model_of(kind), texts_of(lengths)
+    plan = plan_of(model)
+    assert plan is not None
+    upstream = torch.randn(len(tokens.ids), 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    found = []
+    for run in (
+        lambda: run_packed(plan, dict(model.named_parameters()), tokens, is_training=False),
+        lambda: as_transformers_runs_it(model, tokens),
+    ):
+        model.zero_grad()
+        rows = run()
+        (rows * upstream).sum().backward()
+        found.append((rows.detach(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}))
+    torch.testing.assert_close(found[0][0], found[1][0])
+    assert found[0][1].keys() == found[1][1].keys()
+    for name in found[0][1]:
+        # blanks of a padded group are float32 zeros and infinities: they change nothing
+        torch.testing.assert_close(found[0][1][name], found[1][1][name], rtol=1e-6, atol=1e-8)
+
+
+def test_with_dropout_the_gradient_is_that_of_the_masks_drawn():
+    model, tokens = model_of("bert").train(), texts_of([6, 4, 3])
+    plan, name = plan_of(model), "encoder.layer.1.attention.self.value.weight"
+    assert plan is not None
+    assert plan.hidden_dropout == plan.attention_dropout == 0.1
+    weights = {n: p.detach() for n, p in model.named_parameters()}
+
+    def value(weight):
+        torch.manual_seed(3)
+        return run_packed(plan, weights | {name: weight}, tokens, is_training=True).square().sum()
+
+    with torch.random.fork_rng(devices=[]):
+        assert torch.autograd.gradcheck(value, (weights[name].clone().requires_grad_(),), fast_mode=True)
+        torch.manual_seed(3)
+        assert not torch.equal(
+            run_packed(plan, weights, tokens, is_training=True), run_packed(plan, weights, tokens, is_training=True)
+        )
+
+
+@settings(max_examples=30, deadline=None)
+@given(rate=st.floats(0.001, 0.99), seed=st.integers(0, 2**62))
+def test_dropout_keeps_each_element_with_the_probability_asked_for(rate, seed):
+    count = 200_003
+    keep = keep_mask(count, rate, seed)
+    spread = (rate * (1 - rate) / count) ** 0.5
+    assert abs((1 - keep.mean()) - rate) < 6 * spread + 1e-12
+    # neighbours do not know of each other
+    both = (~keep[:-1] & ~keep[1:]).mean()
+    assert abs(both - rate**2) < 6 * (rate / count**0.5)
+    assert np.array_equal(keep, keep_mask(count, rate, seed))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_dropout_factors_are_zero_or_one_over_the_share_kept(dtype):
+    like = torch.zeros(2, dtype=dtype)
+    found = dropout_factors((40, 30), 0.2, 5, like)
+    assert found.shape == (40, 30)
+    assert found.dtype == dtype
+    assert set(found.unique().tolist()) == {0.0, float(torch.tensor(1.25, dtype=torch.float32).to(dtype))}
+    assert torch.equal(found != 0, torch.from_numpy(keep_mask(1200, 0.2, 5)).reshape(40, 30))
+
+
+def test_groups_hold_all_texts_of_like_length_and_no_more_scores_than_the_cache():
+    tokens = texts_of([256, 250, 249, 180, 60, 59, 58, 57, 12, 12, 12, 0])
+    groups = group_texts(tokens, 12, torch.device("cpu"))
+    assert [(g.texts, g.width) for g in groups] == [(1, 256), (1, 250), (1, 249), (1, 180), (4, 60), (3, 12)]
+    assert all(g.texts == 1 or g.texts * 12 * g.width**2 <= GROUP_SCORES for g in groups)
+    assert sum(g.stop - g.start for g in groups) == len(tokens.ids)
+
+
+def test_what_is_no_plain_bert_is_run_by_transformers():
+    other = ModernBertModel(
+        ModernBertConfig(
+            vocab_size=99,
+            hidden_size=24,
+            num_hidden_layers=1,
+            num_attention_heads=3,
+            intermediate_size=32,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+            cls_token_id=1,
+            sep_token_id=2,
+        )
+    )
+    decoder = BertModel(BertConfig(vocab_size=99, is_decoder=True, **SIZES))
+    tanh = BertModel(BertConfig(vocab_size=99, hidden_act="tanh", **SIZES))
+    assert plan_of(other) is plan_of(decoder) is plan_of(tanh) is None
+
+
+def test_bfloat16_changes_rows_little_and_gradients_arrive_in_the_float32_parameters(tmp_path):
+    encoder = load_encoder(tiny_transformer(tmp_path / "m"))
+    inputs = encoder.prepare(["the cat runs", "a", "one two three four five six seven eight"])
+    exact = encoder(inputs)
+    exact.sum().backward()
+    wanted = {n: p.grad.clone() for n, p in encoder.named_parameters() if p.grad is not None}
+    encoder.zero_grad()
+    with encoder.computing("bfloat16", is_training=True):
+        rows = encoder(inputs)
+        assert rows.dtype == torch.float32
+        rows.sum().backward()
+        assert 0 < float((rows - exact).detach().abs().max()) < 0.05
+        assert {n for n, p in encoder.named_parameters() if p.grad is not None} == set(wanted)
+        assert all(p.grad is None or p.grad.dtype == torch.float32 for p in encoder.parameters())
+        with torch.no_grad():
+            for p in encoder.parameters():
+                p.zero_()
+        copies = encoder.copies
+        assert copies is not None
+        copies.refresh()
+        assert not any(bool(c.any()) for c in copies.tensors.values())
+    assert encoder.copies is None
+    with pytest.raises(BadConfig, match="float8"), encoder.computing("float8"):
+        pass
