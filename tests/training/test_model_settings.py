@@ -121,14 +121,9 @@ def test_a_static_encoder_refuses_settings_of_a_transformer(tmp_path, setting):
 @pytest.mark.parametrize(
     "setting",
     [
-        "model.head=deep",
-        "model.head_dim=0",
-        "model.head_dim=8",
-        "model.truncate_dim=0",
-        "model.dropout=1",
-        "model.freeze_layers=-1",
-    ]
-    + ["lora.rank=-1", "lora.alpha=0", "lora.dropout=1", "lora.targets=query"],
+        *("model.head=deep", "model.head_dim=0", "model.head_dim=8", "model.truncate_dim=0", "model.dropout=1"),
+        *("model.freeze_layers=-1", "lora.rank=-1", "lora.alpha=0", "lora.dropout=1", "lora.targets=query"),
+    ],
 )
 def test_a_setting_out_of_range_is_refused_by_its_name(setting):
     name = "lora.rank" if setting == "lora.targets=query" else setting.partition("=")[0]
