@@ -108,6 +108,28 @@ def test_a_run_whose_start_was_kept_and_one_that_has_not_ended_say_so(run):
     assert "the run had not ended" in write_card(run).read_text(encoding="utf-8")
 
 
+def test_what_a_run_knows_of_itself_beyond_its_verdict_is_told(run):
+    more = {
+        "conclusion": ["NOT SHOWN: ...", "Outside the domain little changed."],
+        "reasons": [{"found": "Few pairs.", "advice": "More."}],
+    }
+    (run / "metrics.json").write_text(json.dumps(read_json(run / "metrics.json") | more))
+    record = read_json(run / "run.json")
+    record["identity"]["config"] |= {"loss": {"name": "gist", "dims": [16, 8], "guide": str(run / "model")}}
+    (run / "run.json").write_text(json.dumps(record | {"lineage": {"recipe": "e5", "stage": "tune", "of": ["a", "b"]}}))
+    text = write_card(run).read_text(encoding="utf-8")
+    for told in (
+        "Outside the domain little changed.",
+        "- Few pairs.",
+        "| loss | `gist` |",
+        "| Matryoshka: trained to be cut to | [16, 8] |",
+        "| guide, which says what is no negative | model |",
+        "It is a stage of several: recipe e5, stage tune.",
+    ):
+        assert told in text
+    assert "NOT SHOWN" not in text
+
+
 def test_lineage_names_every_run_before_and_what_each_started_from(place):
     text = write_card(place / "second").read_text(encoding="utf-8")
     first = read_json(place / "first" / "run.json")["start"]

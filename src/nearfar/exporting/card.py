@@ -14,6 +14,7 @@ from typing import Any
 from nearfar.encoders import AnyEncoder, TwoTowerEncoder, is_static, load_encoder
 from nearfar.errors import BadInput
 from nearfar.exporting.origin import MINILM, Origin, base_model, read_origin
+from nearfar.exporting.record import shown_name
 from nearfar.exporting.snippets import how_to_load
 from nearfar.files import atomic_file
 from nearfar.metrics.ranking import label
@@ -24,15 +25,25 @@ _VERDICTS = {
     "worse": "**It is worse than the model it started from** on queries held out of training (p < 0.05).",
     "not judged": "**It was not judged**: no queries were held out of training, so nothing is known about whether training helped.",
 }
-_SETTINGS = (
-    ("temperature", "temperature"),
-    ("learn_temperature", "temperature learned"),
-    ("batch_size", "pairs a batch"),
-    ("epochs", "epochs"),
-    ("learning_rate", "learning rate"),
-    ("warmup", "share of the steps in warm-up"),
-    ("seed", "seed"),
-)
+_SETTINGS = {
+    "loss.also": "losses beside it, and their weights",
+    "loss.directions": "directions",
+    "loss.dims": "Matryoshka: trained to be cut to",
+    "loss.guide": "guide, which says what is no negative",
+    "loss.teacher": "teacher of the loss",
+    "temperature": "temperature",
+    "learn_temperature": "temperature learned",
+    "batch_size": "pairs a batch",
+    "epochs": "epochs",
+    "learning_rate": "highest learning rate",
+    "warmup": "share of the steps in warm-up",
+    "mixture.weights": "share of the steps by source",
+    "mixture.losses": "losses by source",
+    "lora.rank": "rank of the adapters (LoRA), merged into the weights",
+    "compute.precision": "precision of the encoder's multiplies",
+    "seed": "seed",
+}
+"""Setting -> what it is called on the card; one that a run did not record or left out is not on it."""
 
 
 def write_card(run: Path | str, *, encoder: AnyEncoder | None = None, language: str | None = None) -> Path:
@@ -66,7 +77,8 @@ def card_text(
     """The card as Markdown with its YAML head. `load` is the folder named in the examples; `onnx` (`onnx` or `onnx-int8`) tells of a
     graph, `table` (`teacher`, `frequencies`) of a token table made from the model that `origin` tells of."""
     root = base_model(name, origin)
-    known = language or ("en" if root == MINILM else None)
+    # what a run was trained on may be of another language than its root
+    known = language or ("en" if root == MINILM and origin is None else None)
     parts = [
         _head(known, root, onnx),
         f"# {Path(load).parts[0] if load else name}",
@@ -113,7 +125,7 @@ def _what(
     rows = f"rows of {encoder.dim} numbers{', of unit length' if encoder.normalize else ''}"
     told = [f"A {kind} that turns texts into {rows}, so that texts that belong together lie near each other."]
     if origin is not None and table is None:
-        told.append(f"Trained by contrast with [nearfar](https://pypi.org/project/nearfar/), run `{name}`.")
+        told.append(f"Trained by contrast with nearfar, run `{name}`.")
     if table is not None:
         weights = f"in {table['texts']:,} given texts and after Zipf's law" if table.get("texts") else "after Zipf's law"
         told.append(
@@ -133,7 +145,9 @@ def _scores(origin: Origin | None) -> list[str]:
     if metrics is None:
         return ["Not known: the run had not ended when this was written."]
     told = [_VERDICTS.get(str(metrics.get("verdict")), _VERDICTS["not judged"])]
-    told += [str(sentence) for sentence in metrics.get("conclusion", [])]
+    # the first of its sentences is the verdict with its figures, which stand below
+    told += [str(sentence) for sentence in (metrics.get("conclusion") or [])[1:]]
+    told += [f"- {reason['found']}" for reason in metrics.get("reasons") or []]
     systems = metrics.get("systems") or {}
     names = list(dict.fromkeys(metric for scores in systems.values() for metric in scores))
     if names:
@@ -173,7 +187,8 @@ def _training(origin: Origin | None) -> list[str]:
     config, metrics = origin.config, origin.metrics or {}
     loss = config.get("loss") or {}
     facts = [["loss", f"`{loss.get('name', 'info_nce')}`" if isinstance(loss, Mapping) else str(loss)]]
-    facts += [[meaning, str(config[key])] for key, meaning in _SETTINGS if config.get(key) not in (None, False)]
+    found = {meaning: _setting(config, key) for key, meaning in _SETTINGS.items()}
+    facts += [[meaning, shown_name(str(value))] for meaning, value in found.items() if value not in (None, False, [], {})]
     if size := config.get("batch_size"):
         facts.append(
             [
@@ -189,8 +204,6 @@ def _training(origin: Origin | None) -> list[str]:
     told = [_table([["setting", "value"], *facts])]
     if metrics.get("best_step") == 0:
         told.append("**These weights are those it started from**: no step of training scored higher on the queries that chose.")
-    if metrics.get("stopped"):
-        told.append(str(metrics["stopped"]))
     machine = origin.record.get("machine", {})
     versions = [
         f"{key} {machine[key]}" for key in ("nearfar", "torch", "transformers", "tokenizers", "python") if machine.get(key)
@@ -232,6 +245,13 @@ def _limits(encoder: AnyEncoder, origin: Origin | None, language: str | None, di
         told.append("In int8 a row depends a little on what else is in its batch; `export.json` has the measured cosines.")
     told.append("The language is not recorded." if language is None else f"Language: {language}.")
     return told
+
+
+def _setting(config: Mapping[str, Any], name: str) -> Any:
+    found: Any = config
+    for key in name.split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
 
 
 def _cell(found: Mapping[str, float] | None) -> str:
