@@ -52,6 +52,7 @@ def ours(pairs: list[Pair], batch: int, epochs: int, seed: int, out: Path) -> tu
         f"seed={seed}",
         "evaluation.dev=0",
         "evaluation.judge=0",
+        "evaluation.outside_texts=0",
     ]
     began = time.perf_counter()
     train(pairs, out=out, encoder=encoder, config=parse_settings(settings))

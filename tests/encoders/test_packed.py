@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from nearfar.encoders import Tokens, load_encoder
-from nearfar.encoders.dropout import dropout_factors, keep_mask
+from nearfar.encoders.dropout import drop_mask, keep_factors, kept_part, mark_dropped, unmarked
 from nearfar.encoders.packed import GROUP_SCORES, group_texts, plan_of, run_packed
 from nearfar.errors import BadConfig
 
@@ -107,23 +107,32 @@ def test_with_dropout_the_gradient_is_that_of_the_masks_drawn():
 @given(rate=st.floats(0.001, 0.99), seed=st.integers(0, 2**62))
 def test_dropout_keeps_each_element_with_the_probability_asked_for(rate, seed):
     count = 200_003
-    keep = keep_mask(count, rate, seed)
+    drop = drop_mask(count, rate, seed)
     spread = (rate * (1 - rate) / count) ** 0.5
-    assert abs((1 - keep.mean()) - rate) < 6 * spread + 1e-12
+    assert abs(drop.mean() - rate) < 6 * spread + 1e-12
     # neighbours do not know of each other
-    both = (~keep[:-1] & ~keep[1:]).mean()
-    assert abs(both - rate**2) < 6 * (rate / count**0.5)
-    assert np.array_equal(keep, keep_mask(count, rate, seed))
+    assert abs((drop[:-1] & drop[1:]).mean() - rate**2) < 6 * (rate / count**0.5)
+    assert np.array_equal(drop, drop_mask(count, rate, seed))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_dropout_factors_are_zero_or_one_over_the_share_kept(dtype):
-    like = torch.zeros(2, dtype=dtype)
-    found = dropout_factors((40, 30), 0.2, 5, like)
+def test_dropout_factors_are_zero_where_dropped_and_else_one_over_the_share_kept(dtype):
+    drop = drop_mask(1200, 0.2, 5).reshape(40, 30)
+    found = keep_factors(drop, 0.2, torch.zeros(2, dtype=dtype))
     assert found.shape == (40, 30)
     assert found.dtype == dtype
-    assert set(found.unique().tolist()) == {0.0, float(torch.tensor(1.25, dtype=torch.float32).to(dtype))}
-    assert torch.equal(found != 0, torch.from_numpy(keep_mask(1200, 0.2, 5)).reshape(40, 30))
+    wanted = torch.from_numpy(~drop) * torch.tensor(1.25, dtype=torch.float32).to(dtype)
+    assert torch.equal(found, wanted.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_marks_hold_both_the_numbers_and_what_of_them_is_kept(dtype):
+    numbers = torch.rand(50, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    numbers[3] = 0.0
+    marked = mark_dropped(numbers.clone(), 0.3, 9)
+    drop = torch.from_numpy(drop_mask(350, 0.3, 9)).reshape(50, 7)
+    assert torch.equal(unmarked(marked), numbers)
+    assert torch.equal(kept_part(marked), numbers.masked_fill(drop, 0.0))
 
 
 def test_groups_hold_all_texts_of_like_length_and_no_more_scores_than_the_cache():

@@ -5,7 +5,7 @@ of the transformers model: this is another way to run it, equal in value and in 
 
 Decisions (2 CPU cores, MiniLM, bfloat16). Everything but attention is row by row, so packed rows need no padding. Attention runs over groups of texts of like
 length, by batched multiplies with the probabilities in cache: torch's fused attention takes about twice as long backward at 32 dimensions a head, and with dropout
-six times. GELU's output and the masks of dropout are made again for the gradient: they cost less than the memory they would hold.
+six times. GELU's output is made again for the gradient: it costs less than the memory it would hold.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from nearfar.encoders.dropout import dropout_factors, mark_dropped, next_seed
+from nearfar.encoders.dropout import drop_mask, keep_factors, kept_part, mark_dropped, next_seed, unmarked
 from nearfar.encoders.tokens import Tokens
 
 POSITIONS_BEGIN = {"BertModel": 0, "RobertaModel": 2, "XLMRobertaModel": 2, "CamembertModel": 2}
@@ -166,22 +166,20 @@ def _residual(rows: Tensor, out: Tensor, rate: float) -> Tensor:
 
 
 class _Drop(torch.autograd.Function):
-    """Dropout whose mask is made again for the gradient: nothing is kept but its seed."""
+    """Dropout that keeps a byte an element for the gradient."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, rate: float, seed: int) -> Tensor:
-        ctx.rate, ctx.seed = rate, seed
-        return _dropped(rows, rate, seed)
+        drop = drop_mask(rows.numel(), rate, seed).reshape(rows.shape)
+        ctx.save_for_backward(torch.from_numpy(drop))
+        ctx.rate = rate
+        return rows * keep_factors(drop, rate, rows)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return _dropped(grad, ctx.rate, ctx.seed), None, None
-
-
-def _dropped(rows: Tensor, rate: float, seed: int) -> Tensor:
-    """Elements zeroed at `rate`, the others multiplied by 1 / (1 - rate)."""
-    return rows * dropout_factors(rows.shape, rate, seed, rows)
+        (drop,) = ctx.saved_tensors
+        return grad * keep_factors(drop.numpy(), ctx.rate, grad), None, None
 
 
 class _FeedForward(torch.autograd.Function):
@@ -220,7 +218,7 @@ class _Attention(torch.autograd.Function):
             p = _probabilities(q, k, group)
             if rate:
                 kept.append(mark_dropped(p, rate, seed + number))
-                p, v = p.clamp(min=0), v * (1 / (1 - rate))
+                p, v = kept_part(p), v * (1 / (1 - rate))
             else:
                 kept.append(p)
             _gather(torch.bmm(p, v), group, heads, out)
@@ -240,7 +238,7 @@ class _Attention(torch.autograd.Function):
             (g,) = _spread(grad, group, ctx.heads, 1)
             (row,) = _spread(sums, group, ctx.heads, 1)
             if ctx.rate:
-                taken, p, v = p.clamp(min=0), p.abs(), v * (1 / (1 - ctx.rate))
+                taken, p, v = kept_part(p), unmarked(p), v * (1 / (1 - ctx.rate))
                 to_s = torch.bmm(g, v.transpose(1, 2)).mul_(taken).sub_(p.mul_(row))
                 to_v = torch.bmm(taken.transpose(1, 2), g).mul_(1 / (1 - ctx.rate))
             else:

@@ -23,7 +23,7 @@ from nearfar.types import Inputs
 
 Encode = Callable[[Any], Tensor]
 """Differentiable rows of prepared inputs."""
-MICRO_TOKENS = 4096
+MICRO_TOKENS = 8192
 """Tokens encoded at once: large enough for the multiplies, small enough for the caches."""
 
 

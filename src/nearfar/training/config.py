@@ -104,7 +104,7 @@ class ComputeConfig:
     precision: Precision = _setting(
         "auto", "of the encoder's multiplies: float32, bfloat16, or auto (bfloat16 where it is fast)"
     )
-    micro_tokens: int = _setting(4096, "tokens encoded at once; the loss is over the whole batch all the same")
+    micro_tokens: int = _setting(8192, "tokens encoded at once; the loss is over the whole batch all the same")
     keep_megabytes: int | None = _setting(
         None, "memory for activations; what does not fit is encoded twice (default: half of what is free)"
     )
