@@ -26,6 +26,7 @@ ON_ONE_FLOOR = {
     ("evaluation", "embedding"),
     ("training", "evaluation"),
     ("exporting", "embedding"),
+    ("training", "exporting"),
     ("cli", "report"),
     ("cli", "recipes"),
 }

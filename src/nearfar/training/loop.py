@@ -34,6 +34,7 @@ from nearfar.encoders.precision import compute_dtype
 from nearfar.errors import BadInput, CannotWrite, Interrupted
 from nearfar.evaluation import Comparison, Evaluation, compare
 from nearfar.evaluation.retention import Retention
+from nearfar.exporting import write_card
 from nearfar.files import settle_folder, sole_writer, write_json
 from nearfar.metrics.ranking import parse_metric
 from nearfar.training.checkpoint import checkpoint_path
@@ -166,6 +167,7 @@ def train(
             seconds, seen = _run_steps(work, state, plan)
     result = _judge_result(work, state, plan, start, retain, own_task=task is not None, seconds=seconds, seen=seen)
     _write_metrics(result)
+    write_card(run)
     return result
 
 

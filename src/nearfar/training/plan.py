@@ -26,6 +26,8 @@ from nearfar.training.sources import check_sources
 from nearfar.types import Pair, Task
 
 FORMAT = "nearfar-run/1"
+FREE = ("checkpoint.", "watch.", "compute.keep_megabytes")
+"""Settings that decide no weight: they may change when a run goes on."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def check_identity(run: Path, now: Mapping[str, Any]) -> None:
     changed += [
         f"{key} (was {old.get(key)}, now {new.get(key)})"
         for key in {**new, **old}
-        if old.get(key) != new.get(key) and not key.startswith(("checkpoint.", "watch."))
+        if old.get(key) != new.get(key) and not key.startswith(FREE)
     ]
     if changed:
         best = f" (from its best weights so far: --encoder {run})" if (run / "model").exists() else ""
