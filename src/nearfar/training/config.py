@@ -72,7 +72,7 @@ class EvaluationConfig:
     judge: int | None = _setting(
         None, "pairs held out to judge the run where no task is given (default: a tenth, 1,000 at most)"
     )
-    pool: int = _setting(5000, "documents of the training pairs put among those to be searched")
+    pool: int = _setting(5000, "documents of the training pairs put among those to be searched (for dev 1,000 at most)")
     metric: str = _setting("ndcg@10", "what the checkpoint is chosen by, and the run judged by")
     # off: the best checkpoint is kept anyway, so stopping saves time and never weights; and as the learning rate falls to zero at the
     # end of the run, a curve that stalls half-way can rise once more. Who waits for hours sets it, and sees the curve as it comes

@@ -26,6 +26,8 @@ from nearfar.training.sources import check_sources
 from nearfar.types import Pair, Task
 
 FORMAT = "nearfar-run/1"
+DEV_POOL = 1000
+"""Documents at most that the dev queries search besides their own: they are searched many times a run, which must not outlast the training."""
 FREE = ("checkpoint.", "watch.", "compute.keep_megabytes")
 """Settings that decide no weight: they may change when a run goes on."""
 
@@ -89,7 +91,7 @@ def hold_out(pairs: Sequence[Pair], config: Config, *, dev: Task | None, task: T
     pool = list(dict.fromkeys(pair.positive for pair in training))[: wanted.pool]
     return Plan(
         training,
-        task_from_pairs("dev", chosen, pool) if chosen else dev,
+        task_from_pairs("dev", chosen, pool[:DEV_POOL]) if chosen else dev,
         task_from_pairs("held out", judged, pool) if judged else task,
         len(pairs) - len(training),
     )
