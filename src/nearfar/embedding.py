@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nearfar.encoders import computing
+from nearfar.encoders import TransformerEncoder, TwoTowerEncoder, computing, is_static
 from nearfar.errors import BadConfig
 from nearfar.types import Encoder, Progress, Role, silent
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 BATCH_TOKENS = 16_384
 """Tokens (padding included) encoded at once unless told otherwise."""
+CACHED_TOKENS = 2_048
+"""The same for a transformer on a CPU: its widest rows stay in the cache. Measured on two cores: 72 texts a second where 16,384 tokens give 57."""
 _ITEMS_AT_ONCE = 8_192
 
 
@@ -31,17 +33,19 @@ def embed(
     items: Sequence[str],
     *,
     role: Role = "document",
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
     precision: Precision | None = None,
     progress: Progress = silent,
     stage: str = "encode",
 ) -> Float[np.ndarray, "n d"]:
     """Rows [n, d] float32 of `items`, in their order; equal items are encoded once.
 
-    `precision` is what a transformer multiplies in: "float32", "bfloat16", or "auto" (bfloat16 where the device multiplies it itself); None leaves it as it is.
+    `batch_tokens` are encoded at once (default: 16,384; 2,048 by a transformer on a CPU). `precision` is what a transformer multiplies in: "float32", "bfloat16", or "auto" (bfloat16 where the device multiplies it itself); None leaves it as it is.
     Texts are sorted by length inside, so that little is padded; no gradient is kept, dropout is off while it runs, and the
     encoder's training mode is as before afterwards. Raises `BadConfig` for batch_tokens < 1, `BadInput` where an item is not text.
     """
+    if batch_tokens is None:
+        batch_tokens = CACHED_TOKENS if _has_transformer(encoder) and encoder.device.type == "cpu" else BATCH_TOKENS
     if batch_tokens < 1:
         raise BadConfig(f"batch_tokens={batch_tokens}: a batch holds at least one token. Use 1 or more.")
     if isinstance(items, str) or not all(isinstance(item, str) for item in items):
@@ -75,6 +79,10 @@ def _batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
         size = max(1, batch_tokens // max(int(lengths[order[start]]), 1))
         yield order[start : start + size]
         start += size
+
+
+def _has_transformer(encoder: Encoder) -> bool:
+    return isinstance(encoder, (TransformerEncoder, TwoTowerEncoder)) and not is_static(encoder)
 
 
 @contextmanager
