@@ -95,28 +95,35 @@ def _bytes(count: float) -> str:
 
 
 @contextmanager
-def atomic_file(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a temporary neighbour of `path`; on success fsync and rename it over `path`, on any error leave `path` as it was.
-
-    Raises `CannotWrite` where the disk is full or the place refuses to be written.
-    """
-    path = Path(path)
+def _replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary neighbour of `path`; on success rename it over `path`, on any error remove it and leave `path` as it was."""
     temporary = _temporary(path)
     with refusals(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(
-                temporary, mode, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else ""
-            ) as handle:
-                yield handle
-                handle.flush()
-                os.fsync(handle.fileno())
+            yield temporary
             os.replace(temporary, path)
         except BaseException:
             with suppress(OSError):
                 temporary.unlink()
             raise
         sync_folder(path.parent)
+
+
+@contextmanager
+def atomic_file(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a temporary neighbour of `path`; on success fsync and rename it over `path`, on any error leave `path` as it was.
+
+    Raises `CannotWrite` where the disk is full or the place refuses to be written.
+    """
+    is_text = "b" not in mode
+    with (
+        _replacing(Path(path)) as temporary,
+        open(temporary, mode, encoding="utf-8" if is_text else None, newline="" if is_text else None) as handle,
+    ):
+        yield handle
+        handle.flush()
+        os.fsync(handle.fileno())
 
 
 @contextmanager
@@ -215,20 +222,10 @@ def _old(path: Path) -> Path:
 
 def write_atomic(path: Path | str, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary path beside `path` (for libraries that want a name, not a handle), then sync and rename."""
-    path = Path(path)
-    temporary = _temporary(path)
-    with refusals(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            write(temporary)
-            with open(temporary, "rb") as handle:
-                os.fsync(handle.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
-        sync_folder(path.parent)
+    with _replacing(Path(path)) as temporary:
+        write(temporary)
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from nearfar.errors import BadConfig, BadInput, Mismatch
 
 if TYPE_CHECKING:
     from nearfar.evaluation import Evaluation
+    from nearfar.training import RunResult
     from nearfar.training.config_file import ConfigFile, FileStage
     from nearfar.types import Progress, Task
 
@@ -100,6 +101,10 @@ def train(
     inputs = {str(path): hash_folder(path) if path.is_dir() else hash_file(path) for path in pairs}
     inputs |= {str(folder): hash_folder(folder) for folder in (task, dev, retain) if folder}
     if staged:
+        if before is not None:
+            raise BadConfig(
+                f"--retain {retain}: it is for one run. Compare a recipe's model afterwards: nearfar compare {out} START --task {retain}."
+            )
         return run_stages(
             material,
             out,
@@ -114,7 +119,7 @@ def train(
             inputs=inputs,
             as_json=as_json,
         )
-    from nearfar.cli.run_report import report_run, tell_result
+    from nearfar.cli.run_report import report_run
     from nearfar.encoders import load_encoder
     from nearfar.training import train as run_training
 
@@ -133,14 +138,20 @@ def train(
             progress=progress,
         )
     report_run(result, encoder=load_encoder(out))
+    _tell_run(out, result, as_json=as_json)
+    return 1 if result.verdict == "worse" else 0
+
+
+def _tell_run(out: Path, result: RunResult, *, as_json: bool) -> None:
+    from nearfar.cli.run_report import tell_result
+
     if as_json:
         told = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
         _say(told | {"run": str(out), "pairs_per_second": round(result.pairs_per_second, 1)})
-    else:
-        print("\n" + tell_result(result))
-        print(f"\nThe run is in {out}: model/, report.html, metrics.json. The weights are those of step {result.best_step:,}.")
-        print(f"Next: nearfar index {quote(str(out))} CORPUS -o INDEX, then nearfar search INDEX 'your query'")
-    return 1 if result.verdict == "worse" else 0
+        return
+    print("\n" + tell_result(result))
+    print(f"\nThe run is in {out}: model/, report.html, metrics.json. The weights are those of step {result.best_step:,}.")
+    print(f"Next: nearfar index {quote(str(out))} CORPUS -o INDEX, then nearfar search INDEX 'your query'")
 
 
 def evaluate(

@@ -173,16 +173,18 @@ def _with_parts(encoder: Tower, head: HeadKind, head_dim: int | None, cut: int |
     heads = [dense for dense in encoder.heads if isinstance(dense, Dense)]
     width = heads[-1].out_features if heads else int(encoder.model.config.hidden_size)
     made = [dense.to(encoder.device) for dense in make_head(head, width, head_dim or width, seed=seed)]
-    return cut_rows(_rebuilt(encoder, [*heads, *made], encoder.truncate_dim), cut)
+    return cut_rows(rebuild(encoder, [*heads, *made], encoder.truncate_dim), cut)
 
 
-def _rebuilt(encoder: TransformerEncoder, heads: Sequence[Dense], cut: int | None) -> TransformerEncoder:
-    """Another encoder around the same model."""
+def rebuild(
+    encoder: TransformerEncoder, heads: Sequence[Dense], cut: int | None, *, normalize: bool | None = None
+) -> TransformerEncoder:
+    """Another encoder around the same model and tokenizer, with these dense layers and this cut; `normalize` None: as it was."""
     return TransformerEncoder(
         encoder.model,
         encoder.hf_tokenizer,
         pooling=encoder.pooling,
-        normalize=encoder.normalize,
+        normalize=encoder.normalize if normalize is None else normalize,
         prompts=encoder.prompts,
         max_length=encoder.max_length,
         heads=heads,
@@ -205,7 +207,7 @@ def cut_rows(encoder: _E, dim: int | None) -> _E:
         options = {"max_length": encoder.max_length, "prompts": encoder.prompts, "normalize": encoder.normalize}
         return StaticEncoder(encoder.weight[:, :dim], encoder.tokenizer, **options)  # pyright: ignore[reportReturnType,reportArgumentType]
     heads = [dense for dense in encoder.heads if isinstance(dense, Dense)]
-    return _rebuilt(encoder, heads, dim)  # pyright: ignore[reportReturnType]
+    return rebuild(encoder, heads, dim)  # pyright: ignore[reportReturnType]
 
 
 def _freeze_front(encoder: TransformerEncoder, layers: int, embeddings: bool) -> None:

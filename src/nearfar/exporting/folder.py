@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from nearfar.embedding import embed
-from nearfar.encoders import AnyEncoder, Dense, StaticEncoder, TransformerEncoder, TwoTowerEncoder, load_encoder
-from nearfar.encoders.adapt import cut_rows
+from nearfar.encoders import AnyEncoder, Dense, StaticEncoder, TwoTowerEncoder, load_encoder
+from nearfar.encoders.adapt import cut_rows, rebuild
 from nearfar.exporting.card import card_text
 from nearfar.exporting.origin import read_origin
 from nearfar.exporting.parity import TOLERANCE, both_rows, check_equal
@@ -89,20 +89,7 @@ def keep_dims(encoder: AnyEncoder, dims: int | None) -> AnyEncoder:
         return encoder
     heads = [head for head in encoder.heads if isinstance(head, Dense)]
     width = heads[-1].out_features if heads else int(encoder.model.config.hidden_size)
-    return rebuilt(encoder, [*heads, _slice(width, kept)] if kept < width else heads)
-
-
-def rebuilt(encoder: TransformerEncoder, heads: Sequence[Dense], cut: int | None = None) -> TransformerEncoder:
-    """The same model and tokenizer with these dense layers and this cut, its rows unit."""
-    return TransformerEncoder(
-        encoder.model,
-        encoder.hf_tokenizer,
-        pooling=encoder.pooling,
-        prompts=encoder.prompts,
-        max_length=encoder.max_length,
-        heads=heads,
-        truncate_dim=cut,
-    ).train(encoder.training)
+    return rebuild(encoder, [*heads, _slice(width, kept)] if kept < width else heads, None, normalize=True)
 
 
 def save_into(encoder: AnyEncoder, folder: Path) -> None:

@@ -22,11 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nearfar.encoders import AnyEncoder, Dense, StaticEncoder, TransformerEncoder, TwoTowerEncoder
-from nearfar.encoders.adapt import cut_rows
+from nearfar.encoders.adapt import cut_rows, rebuild
 from nearfar.encoders.pooling import PoolingMode, pool
 from nearfar.errors import BadInput, Missing
 from nearfar.exporting.card import card_text
-from nearfar.exporting.folder import keep_dims, rebuilt, save_into
+from nearfar.exporting.folder import keep_dims, save_into
 from nearfar.exporting.origin import read_origin
 from nearfar.exporting.parity import TOLERANCE, both_rows, check_equal, cosines
 from nearfar.exporting.record import Exported, Quantized, check_out, shown_name, write_record
@@ -224,7 +224,7 @@ def _cut(encoder: StaticEncoder | TransformerEncoder, dims: int | None) -> Stati
         return encoder
     cut = cut_rows(encoder, dims)
     if isinstance(cut, TransformerEncoder):
-        return rebuilt(cut, [head for head in cut.heads if isinstance(head, Dense)], cut.truncate_dim)
+        return rebuild(cut, [head for head in cut.heads if isinstance(head, Dense)], cut.truncate_dim, normalize=True)
     return StaticEncoder(cut.weight, cut.tokenizer, max_length=cut.max_length, prompts=cut.prompts)
 
 

@@ -68,6 +68,7 @@ class Work:
 
 
 def new_state(model: TrainableEncoder, config: Config) -> State:
+    """The state before the first step: what of the model trains, the loss's own parameters, and fresh moments."""
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     parameters |= new_parameters(config, model.device)
     return State(model, parameters, AdamW(parameters, config.optimizer))
