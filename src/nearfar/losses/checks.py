@@ -32,3 +32,10 @@ def finite_numbers(name: str, numbers: Tensor, shape: tuple[int, ...], per: str)
             f"{name}: row {int(wrong[0, 0])} holds NaN or infinity. Leave that row out, or find out where it came from."
         )
     return numbers
+
+
+def fixed(name: str, knob: float | Tensor) -> float:
+    """`knob` as a number, where the paper's loss has no gradient for it. Raises `BadInput` for a tensor that learns, and as `above_zero`."""
+    if isinstance(knob, Tensor) and knob.requires_grad:
+        raise BadInput(f"{name}: found a tensor that learns, and this loss has it fixed. Pass a number: float({name}).")
+    return float(above_zero(name, knob))

@@ -28,10 +28,24 @@ def symmetric(loss: Loss) -> Loss:
         if targets is not None:
             if targets.column_owners is not None:
                 raise BadInput("targets.column_owners: in both directions every column is a row. Leave it out.")
-            back = Targets(None, targets.column_groups, targets.row_groups, targets.column_items, targets.row_items)
+            back = _turned(targets)
         return (loss(queries, candidates, targets) + loss(candidates, queries, back)) / 2
 
     return both
+
+
+def _turned(targets: Targets) -> Targets:
+    """The same columns left out, seen from the candidates: candidate i against query j, where query j left candidate i out.
+
+    That query j has the same positive, or is itself the same text, is said by the items; the groups' place serves for the second where it is free.
+    """
+    if targets.row_items is None:
+        return Targets(None, targets.column_groups, targets.row_groups, None, targets.column_items)
+    if targets.row_groups is not None:
+        raise BadInput(
+            "targets.row_items: beside groups it cannot be turned round. Leave one of the two out, or for InfoNCE use `clip`, which takes both."
+        )
+    return Targets(None, targets.column_items, targets.row_items, None, targets.column_items)
 
 
 def weighted(parts: Sequence[tuple[float, Loss]]) -> Loss:

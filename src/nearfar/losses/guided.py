@@ -92,7 +92,7 @@ def gist(
     }
     wide = knob.dtype
     logits = (queries.to(wide) * candidates[:b].to(wide)).sum(dim=1) / knob
-    dtype = slab_dtype(queries, precision)
+    dtype = slab_dtype(queries, precision, (queries, candidates), knob)
     parts = [
         row_partitions(rows, columns, of_own, keep, temperature=knob, rows_per_slab=rows_per_slab, dtype=dtype)
         for name, (rows, columns, of_own, keep) in blocks.items()

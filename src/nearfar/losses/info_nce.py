@@ -71,7 +71,7 @@ def info_nce(
     knob = check_problem(
         queries, candidates, targets, temperature=temperature, memory=memory, weights=weights, rows_per_slab=rows_per_slab
     )
-    dtype = slab_dtype(queries, precision)
+    dtype = slab_dtype(queries, precision, (queries, candidates, memory), knob)
     if not one_way:
         if memory is not None:
             raise BadInput(f"memory: found with directions {tuple(directions)}. A memory serves query_to_candidate alone.")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nearfar.errors import BadInput
 from nearfar.similarity.distances import Distance, negative_distance_rows, refuse_bad_rows, unit
+from nearfar.similarity.products import FAR
 from nearfar.similarity.slabs import SlabOptions, row_losses
 from nearfar.types import SlabTargets
 
@@ -86,6 +87,10 @@ def negative_distances(distance: Distance) -> Geometry:
     return lambda a, b: negative_distance_rows(a, b, distance)
 
 
+NEAR = 16.0
+"""Negative distances reach so far for rows of about unit length; of longer ones bfloat16 would round the norms, and with them the distances."""
+
+
 def check_labels(labels: Tensor, count: int, device: torch.device, name: str = "labels") -> Int[Tensor, " b"]:
     """`labels` as int64 on `device`; any integers will do. Raises `BadInput` for another length, other kinds, and numbers beyond int64."""
     if labels.shape != (count,):
@@ -145,6 +150,7 @@ def label_losses(
     geometry: Geometry = dots,
     temperature: float | Tensor = 1.0,
     copies: int = 6,
+    far: float = FAR,
     needs_negative: bool = True,
     memory: Float[Tensor, "m d"] | None = None,
     memory_labels: Int[Tensor, " m"] | None = None,
@@ -163,10 +169,12 @@ def label_losses(
         more = check_labels(memory_labels, len(memory), embeddings.device, "memory_labels")
     table = _Labels.of(own, more, needs_negative=needs_negative)
     rows, columns = geometry(embeddings, embeddings)
-    if memory is not None and len(memory):
+    if memory is not None and len(memory) == 0:
+        memory = None  # a queue at its first step
+    if memory is not None:
         memory = geometry(embeddings.detach(), memory.detach().to(embeddings))[1]
 
     def loss(logits: Tensor, slab: SlabTargets) -> Tensor:
         return row_loss(logits, table.pairs(slab.start, slab.start + len(logits)))
 
-    return row_losses(loss, rows, columns, temperature=temperature, memory=memory, copies=copies, **slabs)
+    return row_losses(loss, rows, columns, temperature=temperature, memory=memory, copies=copies, far=far, **slabs)

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearfar.errors import BadInput
+from nearfar.losses.checks import fixed
 from nearfar.losses.info_nce import info_nce
 from nearfar.losses.labels import check_labels
 from nearfar.losses.softmax import decoupled
@@ -40,6 +41,7 @@ def cos_face(
     **slabs: Unpack[SlabOptions],
 ) -> Float[Tensor, " b"]:
     """Cross-entropy with `margin` taken off the own class's cosine (Wang 2018, arXiv 1801.09414). Rows are made unit; scale 64."""
+    temperature = fixed("temperature", temperature)
 
     def loss(logits: Tensor, slab: SlabTargets) -> Tensor:
         own = slab.positive[:, None]
@@ -63,6 +65,7 @@ def arc_face(
 
     Beyond the angle pi - margin, where the cosine would rise again, the cosine less margin x sin(margin) continues it.
     """
+    temperature = fixed("temperature", temperature)
 
     def loss(logits: Tensor, slab: SlabTargets) -> Tensor:
         own = slab.positive[:, None]

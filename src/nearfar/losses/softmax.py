@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearfar.errors import BadInput
+from nearfar.losses.checks import fixed
 from nearfar.losses.labels import LabelOptions, Pairs, label_losses
 from nearfar.similarity.slabs import SlabOptions, row_losses
 from nearfar.types import SlabTargets, Targets
@@ -46,6 +47,7 @@ def debiased(
     """
     if not 0 <= positive_prior < 1:
         raise BadInput(f"positive_prior: expected a probability from 0 to below 1, found {positive_prior}.")
+    temperature = fixed("temperature", temperature)
 
     def loss(logits: Tensor, slab: SlabTargets) -> Tensor:
         own = _own(slab, logits)

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearfar.errors import BadInput
-from nearfar.losses.labels import LabelOptions, Pairs, label_losses, negative_distances
+from nearfar.losses.labels import NEAR, LabelOptions, Pairs, label_losses, negative_distances
 from nearfar.similarity.distances import Distance, from_logits, pair_distances, unit
 
 Mining = Literal["all", "hardest", "semi_hard", "distance_weighted"]
@@ -86,7 +86,7 @@ def batch_triplet(
             each = _every_hinge(pairs.negatives(apart, torch.inf), to_positive + margin) / pairs.negative_count()[:, None]
         return torch.where(pairs.is_positive, each, 0.0).sum(dim=1) / pairs.positive_count()
 
-    return label_losses(loss, embeddings, labels, geometry=negative_distances(distance), copies=COPIES, **options)
+    return label_losses(loss, embeddings, labels, geometry=negative_distances(distance), copies=COPIES, far=NEAR, **options)
 
 
 def _hinge(difference: Tensor, margin: float | None) -> Tensor:

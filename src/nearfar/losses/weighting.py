@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearfar.errors import BadInput
-from nearfar.losses.checks import above_zero
-from nearfar.losses.labels import LabelOptions, Pairs, cosines, label_losses, negative_distances
+from nearfar.losses.checks import above_zero, fixed
+from nearfar.losses.labels import NEAR, LabelOptions, Pairs, cosines, label_losses, negative_distances
 from nearfar.similarity.distances import Distance, from_logits
 
 
@@ -29,7 +29,7 @@ def circle(
     """
     if not 0 <= margin < 1:
         raise BadInput(f"margin: expected a number from 0 to below 1, found {margin}.")
-    scale = 1 / float(above_zero("temperature", temperature))
+    scale = 1 / fixed("temperature", temperature)
 
     def loss(cosine: Tensor, pairs: Pairs) -> Tensor:
         far = (cosine.detach() + margin).clamp(min=0) * (cosine - margin) * scale
@@ -80,4 +80,4 @@ def lifted_structure(
         near = pairs.positives(apart, -torch.inf).logsumexp(dim=1)
         return (near + pairs.negatives(margin - apart, -torch.inf).logsumexp(dim=1)).clamp(min=0)
 
-    return label_losses(loss, embeddings, labels, geometry=negative_distances(distance), copies=10, **options)
+    return label_losses(loss, embeddings, labels, geometry=negative_distances(distance), copies=10, far=NEAR, **options)

@@ -7,6 +7,7 @@ of its row is small where it counts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -19,19 +20,39 @@ Precision = Literal["float32", "bfloat16"]
 """What the multiplies of a slab run in."""
 
 
-def slab_dtype(rows: Tensor, precision: Precision | None) -> torch.dtype:
+FAR = 8192.0
+"""Logits that may lie this far apart are not multiplied in bfloat16: its rounding, 1 in 256 of a logit, would decide between them."""
+
+
+def slab_dtype(
+    rows: Tensor,
+    precision: Precision | None,
+    columns: Sequence[Tensor | None] = (),
+    temperature: Tensor | None = None,
+    far: float = FAR,
+) -> torch.dtype:
     """What the multiplies run in: as asked, else autocast's bfloat16 where it is on, else the rows' own dtype.
 
-    float16 is multiplied as float32: its range ends at 65,504, and exponentials leave it. Raises `BadInput` for an unknown precision.
+    Where logits of these rows and `columns` over `temperature` may lie further apart than `far`, bfloat16 gives way to float32. float16 is multiplied as float32: its range ends at 65,504, and exponentials leave it. Raises `BadInput` for an unknown precision.
     """
     if precision is not None:
         if precision not in get_args(Precision):
             raise BadInput(f"precision: found {precision!r}. Choose float32 or bfloat16, or leave it out.")
-        return torch.float32 if precision == "float32" else torch.bfloat16
-    kind = rows.device.type
-    if rows.dtype != torch.float64 and torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16:
-        return torch.bfloat16
-    return torch.float32 if rows.dtype == torch.float16 else rows.dtype
+        found = torch.float32 if precision == "float32" else torch.bfloat16
+    else:
+        kind = rows.device.type
+        is_cast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
+        found = torch.bfloat16 if is_cast and rows.dtype != torch.float64 else rows.dtype
+        found = torch.float32 if found == torch.float16 else found
+    if found == torch.bfloat16 and temperature is not None:
+        longest = max((_longest(part) for part in columns if part is not None and len(part)), default=0.0)
+        if 2 * _longest(rows) * longest > far * float(temperature):
+            return wide_dtype(rows)
+    return found
+
+
+def _longest(rows: Tensor) -> float:
+    return float(rows.detach().to(wide_dtype(rows)).norm(dim=1).max())
 
 
 def wide_dtype(rows: Tensor) -> torch.dtype:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import BadInput
-from nearfar.similarity.products import Precision, Products, slab_dtype, wide_dtype
+from nearfar.similarity.products import FAR, Precision, Products, slab_dtype, wide_dtype
 from nearfar.types import RowLoss, Targets
 
 SLAB_BYTES = 64 << 20
@@ -139,11 +139,13 @@ def row_losses(
     rows_per_slab: int | None = None,
     precision: Precision | None = None,
     copies: int = ROW_LOSS_COPIES,
+    far: float = FAR,
 ) -> Float[Tensor, " b"]:
     """Any row loss, exact at any batch size: `row_loss(logits [r, n + m], targets of these rows) -> [r]`, run over slabs.
 
     `logits` are dot products over `temperature`, a scalar or one number per row. `memory` are further columns that take no gradient (a queue, a
-    locked side). `weights` multiply the rows' losses; `copies` is how many slabs `row_loss` is reckoned to keep. See `SlabOptions` for the rest. Time
+    locked side). `weights` multiply the rows' losses; `copies` is how many slabs `row_loss` is reckoned to keep, `far` how far
+    apart logits may lie in bfloat16 (see `slab_dtype`). See `SlabOptions` for the rest. Time
     O(b n d), memory O((b + n) d) and one slab (with what autograd keeps of the row loss inside it). Raises `BadInput` for shapes, dtypes, rows that
     are not finite, a temperature that is not above zero, and a row without a negative.
     """
@@ -152,7 +154,8 @@ def row_losses(
     knob = check_problem(
         queries, candidates, targets, temperature=temperature, memory=memory, weights=weights, rows_per_slab=rows_per_slab
     )
-    dtype, n = slab_dtype(queries, precision), len(candidates) + (0 if memory is None else len(memory))
+    dtype = slab_dtype(queries, precision, (candidates, memory), knob, far)
+    n = len(candidates) + (0 if memory is None else len(memory))
     per_slab = rows_per_slab or slab_rows(n * max(1, copies), element_size=knob.element_size(), device=queries.device)
 
     def run(q: Tensor, c: Tensor, t: Tensor, w: Tensor | None, needs: Needs) -> SlabGradients:
@@ -262,6 +265,9 @@ def check_problem(
         raise BadInput(
             f"candidates: {n} columns for {b} rows; without targets row i belongs to column i. Pass `targets`, or one positive per query."
         )
+    for one, other in (("row_groups", "column_groups"), ("column_groups", "row_groups"), ("row_items", "column_items")):
+        if getattr(targets, one) is not None and getattr(targets, other) is None:
+            raise BadInput(f"targets.{one}: found without {other}, so it would leave nothing out. Pass both.")
     for name, ids, length in (
         ("positive", targets.positive, b),
         ("row_groups", targets.row_groups, b),

@@ -1,0 +1,92 @@
+"""Where losses once went wrong without a word: items seen from the other side, learned knobs, first steps of a queue, lengths bfloat16 cannot hold."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nearfar import losses
+from nearfar.errors import BadInput
+from nearfar.types import Targets
+
+
+def unit(*shape, seed=0):
+    return F.normalize(torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("rows_have_items", [False, True])
+def test_both_directions_of_info_nce_leave_out_what_clip_leaves_out_by_items(seed, rows_have_items):
+    generator = torch.Generator().manual_seed(seed)
+    q, c = unit(7, 5, seed=seed), unit(7, 5, seed=seed + 100)
+    column_items, row_items = (torch.randint(0, 9, (7,), generator=generator) for _ in range(2))
+    targets = Targets(column_items=column_items, row_items=row_items if rows_have_items else None)
+    found = losses.symmetric(losses.info_nce)(q, c, targets)
+    torch.testing.assert_close(found, losses.clip(q, c, targets, temperature=0.05))
+
+
+def test_items_of_rows_beside_groups_cannot_be_turned_round_and_are_refused():
+    ids = torch.arange(4)
+    targets = Targets(row_groups=ids, column_groups=ids, row_items=ids, column_items=ids + 4)
+    with pytest.raises(BadInput, match="row_items"):
+        losses.symmetric(losses.info_nce)(unit(4, 3), unit(4, 3, seed=1), targets)
+
+
+@pytest.mark.parametrize("half", ["row_groups", "column_groups", "row_items"])
+def test_half_of_a_pair_of_ids_is_refused_not_passed_over(half):
+    with pytest.raises(BadInput, match=half):
+        losses.info_nce(unit(4, 3), unit(4, 3, seed=1), Targets(**{half: torch.arange(4)}))
+
+
+@pytest.mark.parametrize("name", ["arc_face", "cos_face", "circle", "debiased"])
+def test_a_temperature_that_learns_is_refused_where_the_loss_has_it_fixed(name):
+    knob = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    labels, z = torch.tensor([0, 0, 1, 1]), unit(4, 5)
+    calls = {
+        "arc_face": lambda t: losses.arc_face(z, unit(2, 5, seed=1), labels, temperature=t),
+        "cos_face": lambda t: losses.cos_face(z, unit(2, 5, seed=1), labels, temperature=t),
+        "circle": lambda t: losses.circle(z, labels, temperature=t),
+        "debiased": lambda t: losses.debiased(z, unit(4, 5, seed=1), temperature=t),
+    }
+    with pytest.raises(BadInput, match="temperature"):
+        calls[name](knob)
+    torch.testing.assert_close(calls[name](knob.detach()), calls[name](0.3))
+
+
+@pytest.mark.parametrize("loss", [losses.batch_triplet, losses.lifted_structure, losses.sup_con])
+def test_an_empty_queue_is_no_memory(loss):
+    queue, z, labels = losses.Queue(16, 5), unit(6, 5), torch.tensor([0, 0, 1, 1, 2, 2])
+    found = loss(z, labels, memory=queue.rows.double(), memory_labels=torch.zeros(0, dtype=torch.int64))
+    torch.testing.assert_close(found, loss(z, labels))
+
+
+@pytest.mark.parametrize("length", [41.0, 60.0, 100.0, 1000.0])
+@pytest.mark.parametrize("loss", ["info_nce", "clip", "nt_xent", "joint"])
+def test_long_rows_in_bfloat16_give_the_float32_loss_and_finite_gradients(length, loss):
+    both = ("query_to_candidate", "query_to_query")
+    calls = {
+        "info_nce": lambda a, b: losses.info_nce(a, b, temperature=0.05, precision="bfloat16"),
+        "clip": lambda a, b: losses.clip(a, b, temperature=0.05, precision="bfloat16"),
+        "nt_xent": lambda a, b: losses.nt_xent(a, b, temperature=0.05, precision="bfloat16"),
+        "joint": lambda a, b: losses.info_nce(a, b, temperature=0.05, directions=both, partition="joint", precision="bfloat16"),
+    }
+    exact = {
+        "info_nce": lambda a, b: losses.info_nce(a, b, temperature=0.05),
+        "clip": lambda a, b: losses.clip(a, b, temperature=0.05),
+        "nt_xent": lambda a, b: losses.nt_xent(a, b, temperature=0.05),
+        "joint": lambda a, b: losses.info_nce(a, b, temperature=0.05, directions=both, partition="joint"),
+    }
+    a, b = ((length * unit(8, 6, seed=s)).float().requires_grad_() for s in (0, 1))
+    found = calls[loss](a, b)
+    found.mean().backward()
+    torch.testing.assert_close(found, exact[loss](a, b))
+    assert a.grad is not None
+    assert bool(torch.isfinite(a.grad).all())
+
+
+@pytest.mark.parametrize("length", [1.0, 3.0, 10.0, 30.0])
+def test_euclidean_triplets_under_autocast_are_those_of_float32(length):
+    z, labels = (length * unit(8, 6)).float(), torch.arange(8) // 2
+    exact = losses.batch_triplet(z, labels, margin=1.0, mining="hardest")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = losses.batch_triplet(z, labels, margin=1.0, mining="hardest")
+    torch.testing.assert_close(found, exact, rtol=0.0, atol=0.03)
