@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from nearfar.encoders import TransformerEncoder, TwoTowerEncoder, computing, is_static
+from nearfar.encoders.tokens import cut_padded
 from nearfar.errors import BadConfig
 from nearfar.types import Encoder, Progress, Role, silent
 
@@ -64,21 +65,11 @@ def embed(
             chosen = np.array(order[start : start + _ITEMS_AT_ONCE])
             inputs = encoder.prepare([distinct[i] for i in chosen], role)
             lengths = np.asarray(getattr(inputs, "lengths", np.ones(len(chosen), np.int64)))
-            for batch in _batches(lengths, batch_tokens):
+            for batch in cut_padded(lengths, batch_tokens):
                 rows[chosen[batch]] = encoder(inputs.select(batch)).float().cpu().numpy()
                 done += len(batch)
                 progress(stage, done, len(distinct))
     return rows[places]
-
-
-def _batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
-    """Row numbers by falling length, cut so that rows times the longest of them stays within `batch_tokens` (one row at least)."""
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        size = max(1, batch_tokens // max(int(lengths[order[start]]), 1))
-        yield order[start : start + size]
-        start += size
 
 
 def _has_transformer(encoder: Encoder) -> bool:

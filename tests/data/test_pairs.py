@@ -152,3 +152,10 @@ def test_real_pairs_are_read_without_a_false_alarm():
     if not path.exists():
         pytest.skip("needs ../shared/data/medquad")
     assert len(read_pairs(path).pairs) == 12_743
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"query": "a", "positive": "b", "score": ' + "9" * 5000 + "}"])
+def test_json_that_python_itself_will_not_read_is_named_by_its_line(tmp_path, line):
+    (tmp_path / "p.jsonl").write_text('{"query": "a", "positive": "b"}\n' + line + "\n")
+    with pytest.raises(BadInput, match=r"p\.jsonl:2"):
+        read_pairs(tmp_path / "p.jsonl")

@@ -188,3 +188,10 @@ def test_the_stock_minilm_gives_what_sentence_transformers_gives(tmp_path, offli
 
     theirs = peer_vectors(starter_folder(), TEXTS, "document")
     assert np.abs(embed(load_encoder("minilm"), TEXTS) - theirs).max() < 1e-5
+
+
+def test_a_folder_without_its_tokenizer_is_damaged_not_a_model_of_one_word(tmp_path):
+    folder = tiny_transformer(tmp_path / "t")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(Damaged, match="tokenizer"):
+        load_encoder(folder)

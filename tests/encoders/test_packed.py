@@ -187,3 +187,48 @@ def test_bfloat16_changes_rows_little_and_gradients_arrive_in_the_float32_parame
     assert encoder.copies is None
     with pytest.raises(BadConfig, match="float8"), encoder.computing("float8"):
         pass
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_filler_within_a_text_has_the_position_and_the_gradient_it_has_in_transformers(kind):
+    model = model_of(kind)
+    filler = model.config.pad_token_id
+    tokens = Tokens.of([[20, filler, 30, 31, filler, 32], [filler, 11], [40, 41]])
+    plan = plan_of(model)
+    assert plan is not None
+    grads = []
+    for run in (
+        lambda: run_packed(plan, dict(model.named_parameters()), tokens, is_training=False),
+        lambda: as_transformers_attends(model, tokens),
+    ):
+        model.zero_grad()
+        rows = run()
+        rows.square().sum().backward()
+        grads.append((rows.detach(), model.embeddings.word_embeddings.weight.grad.clone()))
+    torch.testing.assert_close(grads[0][0], grads[1][0])
+    torch.testing.assert_close(grads[0][1], grads[1][1])
+    assert not bool(grads[0][1][filler].any())
+
+
+def as_transformers_attends(model, tokens):
+    """As `as_transformers_runs_it`, every token seen, fillers too."""
+    parts = []
+    for a, b in zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True):
+        ids = torch.from_numpy(tokens.ids[a:b].astype(np.int64))[None]
+        parts.append(model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0])
+    return torch.cat(parts)
+
+
+def test_bfloat16_gradients_point_where_the_float32_ones_do(tmp_path):
+    encoder = load_encoder(tiny_transformer(tmp_path / "m", dim=64)).eval()
+    rng = np.random.default_rng(0)
+    inputs = Tokens.of([[2, *rng.integers(5, 300, n).tolist(), 3] for n in rng.integers(1, 50, 60)])
+    upstream = torch.randn(60, 64, generator=torch.Generator().manual_seed(0))
+    found = []
+    for precision in ("float32", "bfloat16"):
+        encoder.zero_grad()
+        with encoder.computing(precision, is_training=True):
+            (encoder(inputs) * upstream).sum().backward()
+        found.append({n: p.grad.flatten() for n, p in encoder.named_parameters() if p.grad is not None and "key.bias" not in n})
+    for name, exact in found[0].items():
+        assert torch.cosine_similarity(exact, found[1][name], dim=0) > 0.99, name

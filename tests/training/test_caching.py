@@ -110,4 +110,65 @@ def test_the_callers_generator_is_left_as_it_was(encoder):
 
 
 def test_memory_for_graphs_follows_what_is_free():
-    assert 0 < memory_budget() < 1 << 42
+    assert 0 < memory_budget(torch.device("cpu")) < 1 << 42
+
+
+def test_the_budget_counts_what_is_really_kept_and_not_the_weights(tmp_path):
+    encoder = load_encoder(tiny_transformer(tmp_path / "t", dim=32)).train()
+    queries, _ = batch(encoder, 40)
+    seen: dict[int, int] = {}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        seen[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        rows = encoder(queries)
+    weights = {p.untyped_storage().data_ptr() for p in encoder.parameters()}
+    per_token = sum(size for place, size in seen.items() if place not in weights) / int(queries.lengths.sum())
+    del rows
+    # a budget of so much keeps about half of equal micro-batches, the first of which tells the rate
+    tokens = int(queries.lengths.sum())
+    done = accumulate(
+        [Side(encoder, queries, encoder.dim)],
+        lambda rows: rows[0].sum(),
+        seed=0,
+        keep_bytes=int(per_token * tokens / 2),
+        micro_tokens=max(tokens // 10, 30),
+    )
+    assert 0.3 < done.encoded_twice / done.micro_batches < 0.7
+
+
+def test_graphs_whose_ends_nobody_reads_are_let_go(tmp_path):
+    import gc
+    import weakref
+
+    from transformers import MPNetConfig, MPNetModel
+
+    from nearfar.encoders import TransformerEncoder
+
+    base = load_encoder(tiny_transformer(tmp_path / "t"))
+    sizes = {
+        "hidden_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 3,
+        "intermediate_size": 32,
+        "max_position_embeddings": 70,
+    }
+    model = MPNetModel(MPNetConfig(vocab_size=base.tokenizer.get_vocab_size(), **sizes))
+    encoder = TransformerEncoder(model, base.hf_tokenizer, max_length=32).train()
+    queries, _ = batch(encoder, 6)
+    ends: list[weakref.ref[torch.Tensor]] = []
+    hook = model.pooler.register_forward_hook(lambda module, given, found: ends.append(weakref.ref(found)))
+    accumulate([Side(encoder, queries, encoder.dim, True)], lambda rows: rows[0].square().sum(), seed=0, keep_bytes=1 << 40)
+    hook.remove()
+    gc.collect()
+    assert ends
+    assert all(end() is None for end in ends)
+
+
+def test_what_is_padded_is_cut_by_rows_times_the_longest():
+    tokens = Tokens.of([[1] * n for n in (30, 10, 3, 3, 3)])
+    assert [part.tolist() for part in micro_batches(tokens, 60, pads=True)] == [[0, 1], [2, 3, 4]]
+    assert [part.tolist() for part in micro_batches(tokens, 60)] == [[0, 1, 2, 3, 4]]

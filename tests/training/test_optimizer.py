@@ -65,3 +65,13 @@ def test_the_schedule_rises_and_falls():
     assert schedule(9, 10, warmup=0, shape="constant") == 1
     assert schedule(0, 1, warmup=1, shape="linear") == 1
     assert all(math.isfinite(schedule(s, 3, warmup=1, shape="cosine")) for s in range(3))
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing_and_stays_to_be_looked_at():
+    weight = torch.nn.Parameter(torch.ones(3, 2))
+    optimizer = AdamW({"w": weight}, OptimizerConfig())
+    weight.grad = torch.tensor([[1.0, torch.inf], [0.0, 0.0], [0.0, 0.0]])
+    assert math.isinf(optimizer.step(0.1))
+    assert torch.equal(weight, torch.ones(3, 2))
+    assert weight.grad is not None
+    assert int(optimizer.count["w"].sum()) == 0

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from nearfar.embedding import embed
 from nearfar.encoders import StaticEncoder, TransformerEncoder, load_encoder
-from nearfar.errors import BadConfig, BadInput, Diverged, Mismatch
+from nearfar.errors import BadConfig, BadInput, Damaged, Diverged, Mismatch
 from nearfar.files import hash_file
 from nearfar.training import Config, parse_settings, train
 from nearfar.training.record import read_events
@@ -282,3 +282,23 @@ def test_a_run_goes_on_though_checkpoints_are_now_written_at_other_steps(tmp_pat
     rarely = replace(SMALL, checkpoint=replace(SMALL.checkpoint, every=7))
     train(pairs(), out=tmp_path / "run", encoder=static(), config=rarely, resume=True)
     assert hash_file(tmp_path / "run" / "model" / "model.safetensors") == before
+
+
+def test_an_encoder_given_as_a_value_stays_as_it_is(tmp_path):
+    encoder = load_encoder(tiny_transformer(tmp_path / "t"))
+    before, mode = encoder.fingerprint(), encoder.training
+    config = replace(SMALL, epochs=1, learning_rate=1e-2)
+    train(pairs(60), out=tmp_path / "a", encoder=encoder, config=config)
+    assert (encoder.fingerprint(), encoder.training) == (before, mode)
+    assert all(p.grad is None for p in encoder.parameters())
+    train(pairs(60), out=tmp_path / "b", encoder=encoder, config=config)
+    assert hash_file(tmp_path / "a" / "start" / "model.safetensors") == hash_file(
+        tmp_path / "b" / "start" / "model.safetensors"
+    )
+
+
+def test_a_run_whose_start_is_gone_says_so_and_asks_nobody_for_it(tmp_path):
+    train(pairs(60), out=tmp_path / "run", encoder=static(), config=replace(SMALL, epochs=1))
+    shutil.rmtree(tmp_path / "run" / "start")
+    with pytest.raises(Damaged, match="is gone"):
+        train(pairs(60), out=tmp_path / "run", encoder=static(), config=replace(SMALL, epochs=1), resume=True)

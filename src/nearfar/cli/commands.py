@@ -213,6 +213,12 @@ def encode(model: str, texts: Path, out: Path, *, role: str, precision: str, as_
         encoder = load_encoder(model, progress=progress)
         told: Any = {"role": role, "precision": precision}
         rows = embed(encoder, list(items.values()), **told, progress=progress)
+    wrong = [key for key, row in zip(items, rows, strict=True) if row.sum() != row.sum() or abs(row).max() == float("inf")]
+    if wrong:
+        raise BadInput(
+            f"{model}: its rows are not finite for {len(wrong):,} of {len(items):,} texts, the first {wrong[0]!r}. Its weights are damaged or its "
+            "training diverged: take an earlier checkpoint."
+        )
     write_rows(out, list(items), rows)
     if as_json:
         _say({"rows": len(rows), "dim": encoder.dim, "model": encoder.fingerprint(), "out": str(out)})

@@ -100,6 +100,10 @@ def _read_jsonl(path: Path, text: str) -> Table:
                 raise BadInput(
                     f"{where}: not a JSON object ({error.msg} at column {error.colno}). One object per line is expected."
                 ) from error
+            except (ValueError, RecursionError) as error:
+                raise BadInput(
+                    f"{where}: JSON that cannot be read ({error}). One object of texts and numbers is expected."
+                ) from error
             if not isinstance(record, dict):
                 raise BadInput(
                     f'{where}: expected a JSON object, found {type(record).__name__}. Write {{"query": ..., "positive": ...}}.'

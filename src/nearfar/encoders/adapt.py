@@ -123,6 +123,8 @@ def set_dropout(encoder: TransformerEncoder, rate: float) -> None:
     trains = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     with torch.random.fork_rng(devices=[]):  # the constructor draws weights, which are replaced at once
         made = type(model)._from_config(config, dtype=model.dtype)
+    if getattr(model, "pooler", ...) is None:  # a model may be made without one, which its configuration does not say
+        setattr(made, "pooler", None)  # noqa: B010 - the stub knows no module that may be None
     made.load_state_dict(model.state_dict())
     for name, parameter in made.named_parameters():
         parameter.requires_grad_(trains[name])

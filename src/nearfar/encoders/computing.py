@@ -27,6 +27,20 @@ def refresh_copies(encoder: object) -> None:
             part.copies.refresh()
 
 
+def weight_storages(encoder: object) -> set[int]:
+    """Where the weights of an encoder lie in memory, copies in a lower precision included."""
+    if not isinstance(encoder, nn.Module):
+        return set()
+    tensors = [*encoder.parameters(), *encoder.buffers()]
+    tensors += [copy for part in _transformers(encoder) if part.copies is not None for copy in part.copies.tensors.values()]
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors}
+
+
+def pads(encoder: object) -> bool:
+    """Whether texts encoded together are padded to the longest of them by some part of `encoder`."""
+    return any(not part.is_packed for part in _transformers(encoder))
+
+
 def _transformers(encoder: object) -> list[TransformerEncoder]:
     return (
         [part for part in encoder.modules() if isinstance(part, TransformerEncoder)] if isinstance(encoder, nn.Module) else []

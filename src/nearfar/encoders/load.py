@@ -211,6 +211,18 @@ def _open_static(folder: Path, layout: Layout, max_length: int | None) -> Static
     return StaticEncoder(table, tokenizer, max_length=length, prompts=layout.prompts, normalize=layout.normalize)
 
 
+VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "spm.model",
+)
+"""Files that hold what a tokenizer knows: without any of them transformers makes an empty one, and every text is the same."""
+
+
 def _open_transformer(folder: Path, layout: Layout, max_length: int | None) -> TransformerEncoder:
     import torch
     from transformers import AutoModel, AutoTokenizer
@@ -220,6 +232,8 @@ def _open_transformer(folder: Path, layout: Layout, max_length: int | None) -> T
     adapted = (place / "adapter_config.json").exists()
     weights = _base(place) if adapted else place
     words = place if (place / "tokenizer_config.json").exists() else weights
+    if not any((words / name).exists() for name in VOCABULARIES):
+        raise Damaged(f"{words}: there is no tokenizer (tokenizer.json). Fetch or save the whole folder again.")
     logging.disable_progress_bar()
     before = logging.get_verbosity()
     logging.set_verbosity_error()

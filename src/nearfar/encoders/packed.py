@@ -33,6 +33,12 @@ PARTS = (
 )
 KINDS = ("weight", "bias")
 """The parameters of a layer: a model with others is not run here."""
+TABLES = (
+    *(f"embeddings.{name}_embeddings.weight" for name in ("word", "position", "token_type")),
+    *(f"embeddings.LayerNorm.{kind}" for kind in KINDS),
+)
+LONGEST_PACKED = 1024
+"""Longer texts are left to transformers' own attention, whose memory does not grow with the square of the length."""
 GROUP_SLACK = 8
 """Texts whose lengths differ by so many tokens at most (or a sixteenth) attend in one padded group."""
 GROUP_SCORES = 1 << 20
@@ -62,6 +68,8 @@ class BertPlan:
     first_position: int
     hidden_dropout: float
     attention_dropout: float
+    padding: int | None
+    """The filler's id, whose row in the table takes no gradient."""
 
 
 def plan_of(model: nn.Module) -> BertPlan | None:
@@ -70,10 +78,9 @@ def plan_of(model: nn.Module) -> BertPlan | None:
     begins = POSITIONS_BEGIN.get(type(model).__name__)
     if begins is None or config.hidden_act != "gelu" or config.is_decoder or config.add_cross_attention:
         return None
-    named = (name for name, _ in model.named_parameters() if name.startswith("encoder."))
-    if set(named) != {
-        f"encoder.layer.{n}.{part}.{kind}" for n in range(config.num_hidden_layers) for part in PARTS for kind in KINDS
-    }:
+    named = {name for name, _ in model.named_parameters() if name.startswith(("encoder.", "embeddings."))}
+    layers = {f"encoder.layer.{n}.{part}.{kind}" for n in range(config.num_hidden_layers) for part in PARTS for kind in KINDS}
+    if named != layers | set(TABLES):
         return None
     if begins and config.pad_token_id is not None:
         begins = int(config.pad_token_id) + 1
@@ -84,26 +91,37 @@ def plan_of(model: nn.Module) -> BertPlan | None:
         begins,
         float(config.hidden_dropout_prob),
         float(config.attention_probs_dropout_prob),
+        config.pad_token_id,
     )
 
 
 def run_packed(plan: BertPlan, weights: Mapping[str, Tensor], tokens: Tokens, *, is_training: bool) -> Float[Tensor, "t d"]:
     """The last hidden rows of all tokens, packed as `tokens` are. Fewest groups where the texts come sorted by length."""
     device = weights["embeddings.word_embeddings.weight"].device
-    lengths = tokens.lengths
     ids = torch.from_numpy(tokens.ids).to(device, torch.int64)
-    place = np.arange(len(tokens.ids)) - np.repeat(tokens.offsets[:-1], lengths) + plan.first_position
+    place = _positions(plan, tokens)
     hidden_rate, attention_rate = (plan.hidden_dropout, plan.attention_dropout) if is_training else (0.0, 0.0)
-    rows = F.embedding(ids, weights["embeddings.word_embeddings.weight"])
+    rows = F.embedding(ids, weights["embeddings.word_embeddings.weight"], padding_idx=plan.padding)
     rows = rows + F.embedding(torch.from_numpy(place).to(device), weights["embeddings.position_embeddings.weight"])
     rows = rows + weights["embeddings.token_type_embeddings.weight"][0]
     rows = _norm(rows, weights, "embeddings.LayerNorm", plan.epsilon)
+    rows = rows.to(weights["encoder.layer.0.output.dense.weight"].dtype)
     if hidden_rate:
         rows = _Drop.apply(rows, hidden_rate, next_seed())
     groups = group_texts(tokens, plan.heads, device)
     for layer in range(plan.layers):
         rows = _layer(plan, _Scoped(weights, f"encoder.layer.{layer}."), rows, groups, hidden_rate, attention_rate)
     return rows
+
+
+def _positions(plan: BertPlan, tokens: Tokens) -> np.ndarray:
+    """The position of each token in its text. Where the count begins behind the filler's number, a filler within a text has that and is not counted."""
+    if not plan.first_position or plan.padding is None or not (tokens.ids == plan.padding).any():
+        return np.arange(len(tokens.ids)) - np.repeat(tokens.offsets[:-1], tokens.lengths) + plan.first_position
+    counts = tokens.ids != plan.padding
+    total = np.concatenate([[0], np.cumsum(counts)])
+    within = total[1:] - np.repeat(total[tokens.offsets[:-1]], tokens.lengths)
+    return np.where(counts, within + plan.first_position - 1, plan.padding)
 
 
 def group_texts(tokens: Tokens, heads: int, device: torch.device) -> list[Group]:
@@ -216,13 +234,13 @@ class _Attention(torch.autograd.Function):
         for number, group in enumerate(groups):
             q, k, v = _spread(packed, group, heads, 3)
             p = _probabilities(q, k, group)
-            if rate:
-                kept.append(mark_dropped(p, rate, seed + number))
-                p, v = kept_part(p), v * (1 / (1 - rate))
-            else:
+            if ctx.needs_input_grad[0]:
                 kept.append(p)
+            if rate:
+                mark_dropped(p, rate, seed + number)
+                p, v = kept_part(p), v * (1 / (1 - rate))
             _gather(torch.bmm(p, v), group, heads, out)
-        ctx.save_for_backward(packed, out, *(kept if ctx.needs_input_grad[0] else ()))
+        ctx.save_for_backward(packed, out, *kept)
         ctx.groups, ctx.heads, ctx.rate = groups, heads, rate
         return out
 

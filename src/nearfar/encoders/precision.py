@@ -35,9 +35,11 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
 class Copies:
     """Parameters of a module in another dtype, by name. A gradient that reaches a copy is added to its parameter's `.grad` at once, and dropped."""
 
-    def __init__(self, module: nn.Module, dtype: torch.dtype, *, is_training: bool) -> None:
-        """Copy every floating point parameter; copies ask for gradients where their parameters do and `is_training`."""
-        self._parameters = {name: p for name, p in module.named_parameters() if p.is_floating_point()}
+    def __init__(self, module: nn.Module, dtype: torch.dtype, *, is_training: bool, apart: str | None = None) -> None:
+        """Copy every floating point parameter whose name does not begin with `apart`; copies ask for gradients where their parameters do and `is_training`."""
+        self._parameters = {
+            name: p for name, p in module.named_parameters() if p.is_floating_point() and not (apart and name.startswith(apart))
+        }
         self.tensors: dict[str, Tensor] = {}
         for name, parameter in self._parameters.items():
             copy = parameter.detach().to(dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, Self
@@ -84,6 +84,16 @@ class Tokens:
         lengths = np.fromiter((len(ids) for ids in lists), np.int64, len(lists))
         offsets = _offsets(lengths)
         return cls(np.fromiter(chain.from_iterable(lists), np.int32, int(offsets[-1])), offsets)
+
+
+def cut_padded(lengths: np.ndarray, budget: int) -> Iterator[np.ndarray]:
+    """Row numbers by falling length, cut so that rows times the longest of them stays within `budget` (one row at least)."""
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        size = max(1, budget // max(int(lengths[order[start]]), 1))
+        yield order[start : start + size]
+        start += size
 
 
 def tokenize(

@@ -18,7 +18,7 @@ from torch.func import functional_call
 from nearfar.encoders import folder as disk
 from nearfar.encoders.dense import Dense, save_dense
 from nearfar.encoders.lora import plain_tensors, save_adapter
-from nearfar.encoders.packed import BertPlan, plan_of, run_packed
+from nearfar.encoders.packed import LONGEST_PACKED, BertPlan, plan_of, run_packed
 from nearfar.encoders.pooling import POOLING_NAMES, PoolingMode, pool, pool_packed
 from nearfar.encoders.precision import Copies, Precision, compute_dtype
 from nearfar.encoders.tokens import NO_PROMPTS, Prompts, Tokens, tokenize
@@ -124,9 +124,9 @@ class TransformerEncoder(nn.Module):
     def pooled(self, inputs: Tokens) -> Float[Tensor, "b w"]:
         """The pooled rows, as wide as the model."""
         if len(inputs) == 0:
-            return torch.zeros(0, self.dim, device=self.device)
+            return torch.zeros(0, int(self.model.config.hidden_size), device=self.device)
         plan = plan_of(self.model) if self.device.type == "cpu" and len(inputs.ids) else None
-        if plan is not None:
+        if plan is not None and int(inputs.lengths.max()) <= LONGEST_PACKED:
             return self._pooled_packed(plan, inputs)
         ids, mask = pad(inputs, self._pad)
         tokens = torch.from_numpy(ids).to(self.device)
@@ -142,17 +142,24 @@ class TransformerEncoder(nn.Module):
         lengths = inputs.lengths
         order = np.argsort(-lengths, kind="stable") if (np.diff(lengths) > 0).any() else None
         sorted_inputs = inputs if order is None else inputs.select(order)
-        weights = dict(self.model.named_parameters()) if self.copies is None else self.copies.tensors
+        weights = dict(self.model.named_parameters()) | ({} if self.copies is None else self.copies.tensors)
         hidden = run_packed(plan, weights, sorted_inputs, is_training=self.model.training).float()
         rows = pool_packed(hidden, sorted_inputs, self.pooling)
         return rows if order is None else rows[torch.from_numpy(np.argsort(order))]
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether texts run packed (up to `LONGEST_PACKED` tokens), without padding."""
+        return self.device.type == "cpu" and plan_of(self.model) is not None
 
     @contextmanager
     def computing(self, precision: Precision, *, is_training: bool = False) -> Iterator[None]:
         """Inside, the model runs in this precision; rows come out in float32 all the same. For training, call `copies.refresh()` after each step."""
         before, dtype = self.copies, compute_dtype(precision, self.device)
         own = next(self.model.parameters()).dtype
-        self.copies = None if dtype == own else Copies(self.model, dtype, is_training=is_training)
+        # packed, tokens are looked up in float32: the gradients of common tokens are sums of hundreds
+        apart = "embeddings." if self.is_packed else None
+        self.copies = None if dtype == own else Copies(self.model, dtype, is_training=is_training, apart=apart)
         try:
             yield
         finally:

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nearfar.encoders.computing import weight_storages
+from nearfar.encoders.tokens import cut_padded
 from nearfar.types import Inputs
 
 Encode = Callable[[Any], Tensor]
@@ -34,6 +36,8 @@ class Side(NamedTuple):
     inputs: Inputs
     width: int
     """Dimensions of a row."""
+    pads: bool = False
+    """Whether a micro-batch is padded to its longest text: it is then cut, and its memory reckoned, by rows x longest."""
 
 
 @dataclass(frozen=True)
@@ -62,22 +66,24 @@ def accumulate(
     `keep_bytes` is the memory for graphs of micro-batches (default: `memory_budget()`); the rest is encoded without a graph and once more for its gradient.
     Dropout draws from torch's global generators, seeded by (seed, micro-batch) and put back afterwards. Where the loss is not finite no gradient is added.
     """
-    budget = memory_budget() if keep_bytes is None else keep_bytes
     device = device or torch.device("cpu")
-    parts = [(number, rows) for number, side in enumerate(sides) for rows in micro_batches(side.inputs, micro_tokens)]
+    budget = memory_budget(device) if keep_bytes is None else keep_bytes
+    parts = [(n, rows) for n, side in enumerate(sides) for rows in micro_batches(side.inputs, micro_tokens, pads=side.pads)]
+    shared = {storage for side in sides for storage in weight_storages(side.encode)}
     found = [torch.empty(len(side.inputs), side.width, device=device) for side in sides]
     graphs: list[Tensor | None] = []
     spent = heaviest = 0.0
-    with _own_generators(device):
+    with _own_generators():
         for number, (at, rows) in enumerate(parts):
             inputs = sides[at].inputs.select(rows)
-            expected = heaviest * weight_of(inputs)
+            weight = _weight(inputs, pads=sides[at].pads)
+            expected = heaviest * weight
             keeps = spent + expected <= budget if heaviest else budget > 0
             torch.manual_seed(seed + number)
             if keeps:
-                with _counting() as counted:
+                with _counting(shared) as counted:
                     made = sides[at].encode(inputs)
-                spent, heaviest = spent + counted.bytes, max(heaviest, counted.bytes / max(weight_of(inputs), 1))
+                spent, heaviest = spent + counted.bytes, max(heaviest, counted.bytes / weight)
             else:
                 with torch.no_grad():
                     made = sides[at].encode(inputs)
@@ -102,9 +108,11 @@ def accumulate(
     return done
 
 
-def micro_batches(inputs: Inputs, micro_tokens: int) -> list[np.ndarray]:
-    """Row numbers by falling length, cut so that a part holds at most `micro_tokens` tokens (one row at least)."""
+def micro_batches(inputs: Inputs, micro_tokens: int, *, pads: bool = False) -> list[np.ndarray]:
+    """Row numbers by falling length, cut so that a part holds at most `micro_tokens` tokens (one row at least), padding included where it `pads`."""
     lengths = np.maximum(lengths_of(inputs), 1)
+    if pads:
+        return list(cut_padded(lengths, micro_tokens))
     order = np.argsort(-lengths, kind="stable")
     before = np.cumsum(lengths[order]) - lengths[order]
     parts: list[np.ndarray] = []
@@ -121,13 +129,16 @@ def lengths_of(inputs: Inputs) -> np.ndarray:
     return np.asarray(getattr(inputs, "lengths", np.ones(len(inputs), np.int64)))
 
 
-def weight_of(inputs: Inputs) -> float:
+def _weight(inputs: Inputs, *, pads: bool) -> float:
     """What the memory of a graph grows with."""
-    return float(lengths_of(inputs).sum())
+    lengths = lengths_of(inputs)
+    return max(float(len(lengths) * lengths.max() if pads else lengths.sum()), 1.0)
 
 
-def memory_budget() -> int:
-    """Bytes for graphs unless told otherwise: half of the memory that is free now."""
+def memory_budget(device: torch.device) -> int:
+    """Bytes for graphs unless told otherwise: half of the memory that is free now, where the graphs will lie."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 2
     try:
         free = _available() or os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):  # pragma: no cover - not on every system
@@ -145,28 +156,30 @@ def _available() -> int | None:
 
 
 class _Count:
-    """Bytes of distinct storages saved for backward."""
+    """Bytes of distinct storages saved for backward, those of the weights apart."""
 
-    def __init__(self) -> None:
-        self.bytes, self._seen = 0, set[int]()
+    def __init__(self, shared: set[int]) -> None:
+        self.bytes, self._seen = 0, set(shared)
 
     def add(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if not tensor.is_leaf and storage.data_ptr() not in self._seen:
+        if storage.data_ptr() not in self._seen:
             self._seen.add(storage.data_ptr())
             self.bytes += storage.nbytes()
-        return tensor
+        # the tensor itself would hold its own graph, which then never goes where no gradient passes (a pooler that nobody reads)
+        return tensor.detach()
 
 
 @contextmanager
-def _counting() -> Iterator[_Count]:
-    count = _Count()
+def _counting(shared: set[int]) -> Iterator[_Count]:
+    count = _Count(shared)
     with torch.autograd.graph.saved_tensors_hooks(count.add, lambda tensor: tensor):
         yield count
 
 
 @contextmanager
-def _own_generators(device: torch.device) -> Iterator[None]:
+def _own_generators() -> Iterator[None]:
     # dropout knows only the global generators: fork them, so that the caller's stay as they were
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    # `manual_seed` seeds every device
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         yield

@@ -99,7 +99,7 @@ class WatchConfig:
 
 @dataclass(frozen=True)
 class ComputeConfig:
-    """How a transformer is run: nothing here changes what is computed but the precision."""
+    """How a transformer is run. Only the precision changes what is computed; `micro_tokens` changes which dropout is drawn."""
 
     precision: Precision = _setting(
         "auto", "of the encoder's multiplies: float32, bfloat16, or auto (bfloat16 where it is fast)"

@@ -6,6 +6,7 @@ bit for bit, as one left alone (same machine and thread count). The best model o
 
 from __future__ import annotations
 
+import copy
 import math
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,10 +21,9 @@ import numpy as np
 import torch
 
 from nearfar.encoders import (
+    AnyEncoder,
     LoraOptions,
     StaticEncoder,
-    TransformerEncoder,
-    TwoTowerEncoder,
     adapt,
     computing,
     grow,
@@ -31,7 +31,7 @@ from nearfar.encoders import (
     load_encoder,
 )
 from nearfar.encoders.precision import compute_dtype
-from nearfar.errors import BadInput, CannotWrite, Interrupted
+from nearfar.errors import BadInput, CannotWrite, Damaged, Interrupted
 from nearfar.evaluation import Comparison, Evaluation, compare
 from nearfar.evaluation.retention import Retention
 from nearfar.exporting import write_card
@@ -176,7 +176,7 @@ def _judge_result(
 ) -> RunResult:
     """The kept weights against the start: on the judging task, and in what the start could do; and why, where it did not help."""
     run, config, progress = work.run, work.config, work.progress
-    best = load_encoder(run / "model")
+    best = load_encoder(run / "model").to(state.encoder.device)
     trained = comparison = None
     with computing(best, config.compute.precision):
         if plan.task is not None and start.task is not None:
@@ -252,9 +252,12 @@ def _open_start(
 ) -> TrainableEncoder:
     """The encoder as it is before the first step: on resume the copy in the run, so that a changed cache changes nothing."""
     if started:
-        return _adapted(load_encoder(folder), config)
-    if isinstance(encoder, (StaticEncoder, TransformerEncoder, TwoTowerEncoder)):
-        model = encoder
+        if not folder.is_dir():
+            raise Damaged(f"{folder}: the model the run began with is gone. Restore it, or train into another folder.")
+        found = load_encoder(folder)
+        return _adapted(found.to(encoder.device) if isinstance(encoder, AnyEncoder) else found, config)
+    if isinstance(encoder, AnyEncoder):
+        model = copy.deepcopy(encoder)  # the caller's stays as it is
     else:
         model = load_encoder(encoder, dim=config.dim, max_length=config.max_length, progress=progress)
         if isinstance(model, StaticEncoder) and model.max_length is None:

@@ -33,9 +33,14 @@ class AdamW:
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> float:
-        """One step with the gradients in `.grad`, which are taken away; returns their norm before clipping."""
+        """One step with the gradients in `.grad`, which are taken away; returns their norm before clipping.
+
+        A norm that is not finite is returned before anything is changed, the gradients left where they are.
+        """
         gradients = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
         norm = _norm(gradients.values())
+        if not math.isfinite(norm):
+            return norm
         clip = self.config.clip
         scale = clip / norm if clip and norm > clip else 1.0
         dense = [name for name, gradient in gradients.items() if not gradient.is_sparse]

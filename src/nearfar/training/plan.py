@@ -28,7 +28,7 @@ from nearfar.types import Pair, Task
 FORMAT = "nearfar-run/1"
 DEV_POOL = 1000
 """Documents at most that the dev queries search besides their own: they are searched many times a run, which must not outlast the training."""
-FREE = ("checkpoint.", "watch.", "compute.keep_megabytes")
+FREE = ("checkpoint.", "watch.", "compute.keep_megabytes", "evaluation.outside_texts")
 """Settings that decide no weight: they may change when a run goes on."""
 
 

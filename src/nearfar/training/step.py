@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nearfar.data.collate import collate
 from nearfar.encoders import Tokens, is_static, refresh_copies
+from nearfar.encoders.computing import pads
 from nearfar.training.caching import Side, accumulate
 from nearfar.training.diverged import diverged
 from nearfar.training.optimizer import schedule
@@ -21,7 +22,7 @@ from nearfar.types import Batch
 
 
 def step(work: Work, state: State, rows: np.ndarray, plan: Plan) -> dict[str, float | str]:
-    """One step: encode, the loss, AdamW. Dropout draws from a generator seeded by (seed, step)."""
+    """One step: encode, the loss, AdamW. Dropout draws from torch's generator, seeded by (seed, step, micro-batch)."""
     config = work.config
     assert config.learning_rate is not None
     batch = collate(work.table, rows, work.queries, work.documents).to(state.encoder.device)
@@ -61,4 +62,4 @@ def _side(encoder: TrainableEncoder, batch: Batch) -> Side:
     """Queries and candidates as one side: texts of like length together, and a table read once, so that its gradient names each token once."""
     assert isinstance(batch.queries, Tokens)
     assert isinstance(batch.candidates, Tokens)
-    return Side(encoder, Tokens.concat([batch.queries, batch.candidates]), encoder.dim)
+    return Side(encoder, Tokens.concat([batch.queries, batch.candidates]), encoder.dim, pads(encoder))
