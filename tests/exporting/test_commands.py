@@ -100,6 +100,12 @@ def test_bad_usage_exits_with_two_and_leaves_nothing(call, place, arguments, say
     assert sorted(place.iterdir()) == before
 
 
+def test_distill_takes_as_many_dimensions_as_a_small_teacher_has(call, tmp_path):
+    code, said, _ = call("distill", "tiny", "-o", tmp_path / "out", "--json")
+    assert code == 0
+    assert json.loads(said)["dim"] == 32
+
+
 def test_distill_prints_the_table_and_its_score_beside_its_teachers(call, tmp_path):
     out = tmp_path / "out"
     code, said, _ = call("distill", "tiny", "-o", out, "--dim", "8", "--pairs", "pairs.csv", "--task", "task")

@@ -187,7 +187,9 @@ def export(
 def distill(
     model: Annotated[str, typer.Argument(help="The teacher: a run, a model folder, minilm, or a hub name.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write.")],
-    dim: Annotated[int, typer.Option(help="Dimensions of the table.")] = 256,
+    dim: Annotated[
+        int | None, typer.Option(help="Dimensions of the table (default: 256, or the teacher's where it has fewer).")
+    ] = None,
     pairs: Annotated[Path | None, typer.Option(help="Weight tokens by their frequency in these pairs as well.")] = None,
     texts: Annotated[Path | None, typer.Option(help="The same, in these texts (a text a line).")] = None,
     task: Annotated[Path | None, typer.Option("--task", "--eval", help="A BEIR folder to score table and teacher on.")] = None,

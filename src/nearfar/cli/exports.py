@@ -59,7 +59,7 @@ def distill(
     model: str,
     out: Path,
     *,
-    dim: int,
+    dim: int | None,
     pairs: Path | None,
     texts: Path | None,
     task: Path | None,
@@ -72,6 +72,7 @@ def distill(
         raise BadConfig("--pairs and --texts: both say which texts count. Give one of them.")
     from nearfar.cli.progress import shown
     from nearfar.encoders import load_encoder
+    from nearfar.encoders.load import STATIC_DIM
     from nearfar.evaluation import score_table
     from nearfar.exporting import export_table
     from nearfar.exporting.record import check_out
@@ -81,7 +82,15 @@ def distill(
     counted = _pair_texts(pairs, as_json) if pairs else _texts(texts) if texts else None
     with shown() as progress:
         teacher = load_encoder(model, progress=progress)
-        found = export_table(teacher, out, name=model, dim=dim, texts=counted, language=language, progress=progress)
+        found = export_table(
+            teacher,
+            out,
+            name=model,
+            dim=dim or min(STATIC_DIM, teacher.dim),
+            texts=counted,
+            language=language,
+            progress=progress,
+        )
         table = load_encoder(out)
         scores, comparison = _judge(table, teacher, model, judge, progress) if judge else ([], None)
     vocabulary = json.loads((out / "export.json").read_text(encoding="utf-8"))["vocabulary"]
@@ -91,7 +100,7 @@ def distill(
             told |= {"systems": {e.system: e.summary() for e in scores}, "comparisons": [comparison.to_json()]}
         print(json.dumps(told, ensure_ascii=False), flush=True)
         return 0
-    print(f"{out}: a table of {vocabulary:,} tokens x {dim} numbers, {found.size / 1e6:,.1f} MB")
+    print(f"{out}: a table of {vocabulary:,} tokens x {found.dim} numbers, {found.size / 1e6:,.1f} MB")
     if comparison:
         print("\n" + score_table(scores, [comparison]))
     print(

@@ -139,10 +139,12 @@ def _rose_and_fell(f: RunFacts) -> Reason | None:
     peak, last = max(f.curve[1:], key=lambda found: found.difference), f.curve[-1]
     if peak.difference <= 0 or last.high >= peak.difference:
         return None
+    epochs = f.config.epochs
+    what = f"Too many epochs (now {epochs}) or too high a learning rate" if epochs > 1 else "Too high a learning rate"
+    fewer = f"--set epochs={epochs // 2} or " if epochs > 1 else ""
     return Reason(
         f"The dev score rose to {peak.score:.3f} at step {peak.step:,}, then fell to {last.score:.3f} at step {last.step:,}.",
-        f"Too many epochs (now {f.config.epochs}) or too high a learning rate: try --set epochs={max(1, f.config.epochs // 2)} or "
-        f"--set learning_rate={_rate(f) / 3:.2g}; --set evaluation.patience=3 stops in time.",
+        f"{what}: try {fewer}--set learning_rate={_rate(f) / 3:.2g}; --set evaluation.patience=3 stops in time.",
     )
 
 
@@ -189,7 +191,7 @@ def _too_few_to_judge(f: RunFacts) -> Reason | None:
     return Reason(
         f"{f.judged:,} judging queries are too few to show a difference of {found.difference:+.3f}: that would take about {needed:,}.",
         "Judge by a larger task (--eval TASK)."
-        if f.own_task
+        if f.own_task or needed > f.pairs  # more than there are cannot be held out
         else f"Hold out more (--set evaluation.judge={needed}), or give --eval TASK.",
     )
 
