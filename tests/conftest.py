@@ -1,0 +1,7 @@
+"""What a background job of a shell ignores, its children ignore too: tests that send signals need them heard, wherever the suite is started."""
+
+import signal
+
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, handler)
