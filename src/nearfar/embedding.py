@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from nearfar.encoders import TransformerEncoder, TwoTowerEncoder, computing, is_static
-from nearfar.encoders.tokens import cut_padded
+from nearfar.encoders.tokens import cut_padded, lengths_of
 from nearfar.errors import BadConfig
 from nearfar.types import Encoder, Progress, Role, silent
 
@@ -64,7 +64,7 @@ def embed(
         for start in range(0, len(order), _ITEMS_AT_ONCE):
             chosen = np.array(order[start : start + _ITEMS_AT_ONCE])
             inputs = encoder.prepare([distinct[i] for i in chosen], role)
-            lengths = np.asarray(getattr(inputs, "lengths", np.ones(len(chosen), np.int64)))
+            lengths = lengths_of(inputs)
             for batch in cut_padded(lengths, batch_tokens):
                 rows[chosen[batch]] = encoder(inputs.select(batch)).float().cpu().numpy()
                 done += len(batch)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import numpy as np
 
 from nearfar.errors import BadInput
-from nearfar.types import Role
+from nearfar.types import Inputs, Role
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -84,6 +84,11 @@ class Tokens:
         lengths = np.fromiter((len(ids) for ids in lists), np.int64, len(lists))
         offsets = _offsets(lengths)
         return cls(np.fromiter(chain.from_iterable(lists), np.int32, int(offsets[-1])), offsets)
+
+
+def lengths_of(inputs: Inputs) -> np.ndarray:
+    """Tokens of each item [n], or ones where items have no length."""
+    return np.asarray(getattr(inputs, "lengths", np.ones(len(inputs), np.int64)))
 
 
 def cut_padded(lengths: np.ndarray, budget: int) -> Iterator[np.ndarray]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from nearfar.encoders.computing import weight_storages
-from nearfar.encoders.tokens import cut_padded
+from nearfar.encoders.tokens import cut_padded, lengths_of
 from nearfar.types import Inputs
 
 Encode = Callable[[Any], Tensor]
@@ -45,8 +45,6 @@ class Cached:
     """What a cached step did, beside the gradients it left in the parameters."""
 
     loss: float
-    rows: list[Tensor]
-    """The rows of each side, detached."""
     micro_batches: int
     encoded_twice: int
     """Micro-batches whose graph did not fit the budget."""
@@ -91,7 +89,7 @@ def accumulate(
             found[at][torch.from_numpy(rows).to(device)] = made.detach()
         leaves = [rows.requires_grad_() for rows in found]
         value = loss(leaves)
-        done = Cached(float(value.detach()), [rows.detach() for rows in leaves], len(parts), graphs.count(None))
+        done = Cached(float(value.detach()), len(parts), graphs.count(None))
         if not np.isfinite(done.loss):
             return done
         value.backward()
@@ -122,11 +120,6 @@ def micro_batches(inputs: Inputs, micro_tokens: int, *, pads: bool = False) -> l
         parts.append(order[start:stop])
         start = stop
     return parts
-
-
-def lengths_of(inputs: Inputs) -> np.ndarray:
-    """Tokens of each item [n], or ones where items have no length."""
-    return np.asarray(getattr(inputs, "lengths", np.ones(len(inputs), np.int64)))
 
 
 def _weight(inputs: Inputs, *, pads: bool) -> float:

@@ -16,10 +16,10 @@ from typing import Any, Literal, NamedTuple
 
 from nearfar.encoders.adapt import Towers
 from nearfar.encoders.dense import HeadKind
+from nearfar.encoders.precision import Precision
 from nearfar.errors import BadConfig
 
 Schedule = Literal["linear", "cosine", "constant"]
-Precision = Literal["auto", "float32", "bfloat16"]
 LossName = Literal[
     "info_nce",
     "clip",
