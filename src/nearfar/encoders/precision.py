@@ -12,16 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from nearfar.errors import BadConfig
+from nearfar.similarity.products import multiplies_bfloat16
 
 Precision = Literal["auto", "float32", "bfloat16"]
 """`auto` is bfloat16 where the device multiplies it itself, else float32."""
-
-
-def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 multiplies are faster than float32 on this device: AVX-512 BF16 or AMX on a CPU, compute capability 8 on CUDA."""
-    if device.type == "cpu":
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:

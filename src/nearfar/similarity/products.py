@@ -24,6 +24,13 @@ FAR = 8192.0
 """Logits that may lie this far apart are not multiplied in bfloat16: its rounding, 1 in 256 of a logit, would decide between them."""
 
 
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 multiplies are faster than float32 on this device: AVX-512 BF16 or AMX on a CPU, compute capability 8 on CUDA."""
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
+
+
 def slab_dtype(
     rows: Tensor,
     precision: Precision | None,
