@@ -230,7 +230,7 @@ def _search_rows(
     encoder: Encoder, documents: Sequence[str], queries: Sequence[str], k: int, progress: Progress
 ) -> tuple[Hits, dict[str, float]]:
     from nearfar.embedding import embed
-    from nearfar.similarity.topk import topk
+    from nearfar.similarity.nearest import topk
 
     marks = [perf_counter()]
     rows = embed(encoder, documents, role="document", progress=progress, stage="documents")

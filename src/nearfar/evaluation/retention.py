@@ -117,7 +117,7 @@ def neighbour_overlap(
 
     Unrelated rows agree on k / (n - 1) on average. Raises `Mismatch` for unequal numbers of rows, `BadInput` for fewer than k + 2 texts.
     """
-    from nearfar.similarity.topk import topk
+    from nearfar.similarity.nearest import topk
 
     if len(before) != len(after):
         raise Mismatch(f"{len(before):,} rows before and {len(after):,} after: both models must encode the same texts.")

@@ -2,7 +2,7 @@
 
 from nearfar.similarity.products import Precision
 from nearfar.similarity.slabs import SLAB_BYTES, SlabOptions, differentiate_slabs, row_losses, slab_ranges, slab_rows
-from nearfar.similarity.topk import topk
+from nearfar.similarity.nearest import topk
 
 __all__ = [
     "SLAB_BYTES",
