@@ -28,9 +28,9 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 import torch.nn.functional as F
+from nearfar.mining import NegativeRule, mine
 
 from nearfar.encoders import load_encoder
-from nearfar.mining import NegativeRule, mine
 from nearfar.similarity import slab_ranges
 from nearfar.types import Inputs, Pair, Role
 
@@ -179,7 +179,9 @@ def rules_again(documents: int, queries: int) -> tuple[float, float]:
     """Seconds of the first run with a token table that really encodes, and of mining again by another rule from its cache."""
     encoder = load_encoder("static", dim=256)
     rng = np.random.default_rng(0)
-    words = [f"{a}{b}" for a in ("mi", "ro", "ta", "ke", "lu", "so") for b in ("ning", "ver", "ble", "ding", "tor", "rate", "mon")]
+    words = [
+        f"{a}{b}" for a in ("mi", "ro", "ta", "ke", "lu", "so") for b in ("ning", "ver", "ble", "ding", "tor", "rate", "mon")
+    ]
     texts = [f"{number} " + " ".join(rng.choice(words, 40)) for number in range(documents)]
     pairs = [Pair(f"{' '.join(text.split()[:9])} ?", text) for text in texts[:queries]]
     with tempfile.TemporaryDirectory() as folder:
@@ -242,7 +244,12 @@ def main() -> int:
         (again < 0.05 * first, f"another rule in {again:.2f} s after {first:.2f} s: {again / first:.3f} (bar 0.05)"),
     ]
     if asked.json:
-        told = {"seconds": took, "megabytes": {side: size / 1e6 for side, size in grown.items()}, "first": first, "again": again}
+        told = {
+            "seconds": took,
+            "megabytes": {side: size / 1e6 for side, size in grown.items()},
+            "first": first,
+            "again": again,
+        }
         print(json.dumps(told | {"bars": [{"holds": holds, "bar": says} for holds, says in bars]}))
     else:
         for holds, says in bars:
