@@ -180,7 +180,8 @@ def _layer(plan: BertPlan, w: Any, rows: Tensor, groups: list[Group], hidden_rat
 
 
 def _residual(rows: Tensor, out: Tensor, rate: float) -> Tensor:
-    return rows + (_Drop.apply(out, rate, next_seed()) if rate else out)
+    out = _Drop.apply(out, rate, next_seed()) if rate else out
+    return rows + out if out.requires_grad else out.add_(rows)
 
 
 class _Drop(torch.autograd.Function):
@@ -206,6 +207,8 @@ class _FeedForward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, up: Tensor, up_bias: Tensor, down: Tensor, down_bias: Tensor) -> Tensor:
         wide = F.linear(rows, up, up_bias)
+        if not any(ctx.needs_input_grad):
+            return F.linear(torch.ops.aten.gelu_(wide), down, down_bias)
         ctx.save_for_backward(rows, wide, up, down)
         return F.linear(F.gelu(wide), down, down_bias)
 
@@ -287,9 +290,11 @@ def _gather(found: Float[Tensor, "ch w h"], group: Group, heads: int, out: Tenso
 
 
 def _probabilities(q: Tensor, k: Tensor, group: Group) -> Tensor:
-    """Attention probabilities [texts * heads, width, width]."""
-    scores = torch.bmm(q * (1 / math.sqrt(q.shape[-1])), k.transpose(1, 2))
-    if group.blank is not None:
-        heads = len(q) // group.texts
-        scores = (scores.view(group.texts, heads, group.width, -1) + group.blank[:, None].to(scores.dtype)).view_as(scores)
-    return scores.softmax(dim=-1)
+    """Attention probabilities [texts * heads, width, width]; scaled and blanked inside the multiply, they take the place of the scores."""
+    blank, scale = group.blank, 1 / math.sqrt(q.shape[-1])
+    if blank is None:
+        scores = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=scale)
+    else:
+        there = blank.to(q.dtype).repeat_interleave(len(q) // group.texts, dim=0)
+        scores = torch.baddbmm(there, q, k.transpose(1, 2), alpha=scale)
+    return torch.softmax(scores, dim=-1, out=scores)
