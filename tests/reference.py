@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -471,3 +474,36 @@ def by_hardness(rows: Tensor, labels: Tensor, *, kind: str, **options: float) ->
             push = log_sum([options["margin"] - distance(rows[i], rows[k], "euclidean") for k in far])
             losses.append(torch.clamp(pull + push, min=0))
     return torch.stack(losses)
+
+
+def choose_negatives(scores, positives, present, rule, counts, draws, taken, allowed):
+    """Mining, as plain loops: the places chosen of each list, in the order chosen. Ranks are places, from 1."""
+    chosen = []
+    for i, row in enumerate(scores):
+        candidates = []
+        for j, score in enumerate(row):
+            rank, p = j + 1, np.float32(positives[i])
+            if not present[i][j] or rank > rule.depth or rank <= rule.skip_top:
+                continue
+            if rule.below_positive is not None and score > p - np.float32(1 - rule.below_positive) * abs(p):
+                continue
+            if rule.margin is not None and score > p - np.float32(rule.margin):
+                continue
+            if rule.max_score is not None and score > np.float32(rule.max_score):
+                continue
+            if rule.min_score is not None and score < np.float32(rule.min_score):
+                continue
+            if taken[i][j]:
+                continue
+            if rule.sampling == "top":
+                turn = rank
+            else:
+                u = min((float(draws[i][j]) + 0.5) / 2.0**64, 1 - 2**-53)
+                turn = u if rule.sampling == "random" else -(float(score) / rule.temperature - math.log(-math.log(u)))
+            candidates.append((turn, j))
+        own = []
+        for _, j in sorted(candidates):
+            if len(own) < counts[i] and allowed[i][j]:
+                own.append(j)
+        chosen.append(own)
+    return chosen

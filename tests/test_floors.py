@@ -14,7 +14,7 @@ FLOORS = (
     ("types", "errors", "files"),
     ("similarity", "losses", "metrics"),
     ("data", "encoders", "index"),
-    ("embedding", "retrieval", "training", "evaluation", "exporting"),
+    ("embedding", "retrieval", "mining", "training", "evaluation", "exporting"),
     ("report", "recipes", "cli"),
 )
 ON_ONE_FLOOR = {
@@ -27,6 +27,8 @@ ON_ONE_FLOOR = {
     ("training", "evaluation"),
     ("exporting", "embedding"),
     ("training", "exporting"),
+    ("mining", "embedding"),
+    ("training", "mining"),
     ("cli", "report"),
     ("cli", "recipes"),
 }

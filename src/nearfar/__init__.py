@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nearfar.errors import NearfarError
     from nearfar.evaluation import Comparison, Evaluation, compare, evaluate, score_table
     from nearfar.index import open_index
+    from nearfar.mining import NegativeRule, mine
     from nearfar.retrieval import build_index, search
     from nearfar.training import Config, RunResult, parse_settings, train
     from nearfar.types import Batch, Checkpoint, Encoder, Hits, Index, Loss, Pair, RowLoss, Targets, Task
@@ -37,6 +38,7 @@ _HOME = {
     "nearfar.errors": ("NearfarError",),
     "nearfar.evaluation": ("Comparison", "Evaluation", "compare", "evaluate", "score_table"),
     "nearfar.index": ("open_index",),
+    "nearfar.mining": ("NegativeRule", "mine"),
     "nearfar.retrieval": ("build_index", "search"),
     "nearfar.training": ("Config", "RunResult", "parse_settings", "train"),
     "nearfar.types": ("Batch", "Checkpoint", "Encoder", "Hits", "Index", "Loss", "Pair", "RowLoss", "Targets", "Task"),
@@ -55,6 +57,7 @@ __all__ = [
     "Index",
     "Loss",
     "NearfarError",
+    "NegativeRule",
     "Pair",
     "RowLoss",
     "RunResult",
@@ -67,6 +70,7 @@ __all__ = [
     "load_encoder",
     "losses",
     "metrics",
+    "mine",
     "open_index",
     "parse_settings",
     "read_pairs",

@@ -6,7 +6,7 @@ everywhere, and the knob is *temperature* everywhere. torch and numpy are named 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
@@ -21,13 +21,27 @@ Role = Literal["query", "document"]
 """What a text is used as: encoders may put another prompt before each."""
 
 
+class MinedNegative(NamedTuple):
+    """Where a hard negative came from: which search found it, at what place, and how near it is."""
+
+    source: str
+    """The search: dense, bm25, ...; `given` for one that was there before."""
+    rank: int
+    """Its place in that search, from 1, after what can never be a negative was left out; 0 where it was not searched for."""
+    score: float | None = None
+    """The model's similarity of the query to it; None where there was no model."""
+    margin: float | None = None
+    """The positive's score less this one: below zero where the negative is nearer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """One training example. Raw items; today text.
 
     `negatives` are hard negatives of this query, any number. Pairs of one `group` are never each other's negatives.
     `score` is a graded similarity where the data has one, `source` names where the pair came from. `teacher_scores` are another
-    model's scores of the positive and then of each hard negative, where one was asked.
+    model's scores of the positive and then of each hard negative, where one was asked. `mined` says of each hard negative where it
+    came from, or is empty; training does not read it.
     """
 
     query: str
@@ -37,6 +51,13 @@ class Pair:
     score: float | None = None
     source: str | None = None
     teacher_scores: tuple[float, ...] = ()
+    mined: tuple[MinedNegative, ...] = ()
+
+    def with_negatives(
+        self, negatives: Iterable[str] = (), *, teacher_scores: Iterable[float] = (), mined: Iterable[MinedNegative] = ()
+    ) -> Pair:
+        """The same pair with these hard negatives; what was said of others is gone."""
+        return replace(self, negatives=tuple(negatives), teacher_scores=tuple(teacher_scores), mined=tuple(mined))
 
 
 class Inputs(Protocol):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nearfar.data.pairs import read_pairs, write_pairs
 from nearfar.errors import BadInput
-from nearfar.types import Pair
+from nearfar.types import MinedNegative, Pair
 
 TEXT = st.text(st.characters(blacklist_categories=["Cs", "Cc"]), min_size=1).filter(str.strip) | st.sampled_from(
     ["a\nb", 'say "x", y', "a\tb", " padded ", "ß ﬁ 漢字 😀", "'", "null", "[1]", "a\r\nb", "\u2028x"]
@@ -40,6 +40,31 @@ def test_a_teachers_scores_come_back_and_must_be_one_for_each_candidate(tmp_path
     assert read_pairs(path).pairs == pairs
     write_pairs(path, [Pair("a", "x", ("n",), teacher_scores=(3.0,))])
     with pytest.raises(BadInput, match="'teacher_scores' holds 1 numbers, expected 2"):
+        read_pairs(path)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".csv", ".tsv", ".parquet"])
+def test_where_negatives_came_from_comes_back_and_is_told_of_each(tmp_path: Path, suffix: str):
+    path = tmp_path / f"pairs{suffix}"
+    told = (MinedNegative("dense", 3, 0.625, -0.125), MinedNegative("bm25", 1))
+    pairs = [Pair("a", "x", ("n", "m"), mined=told), Pair("b", "y", ("n",)), Pair("c", "z")]
+    write_pairs(path, pairs)
+    file = read_pairs(path)
+    assert file.pairs == pairs
+    assert "where the negatives were mined" in file.understood
+    assert "not used" not in file.understood
+    write_pairs(path, [Pair("a", "x", ("n",), mined=told)])
+    with pytest.raises(BadInput, match=r"tells of 2 hard negatives, and there are 1\. Drop the column"):
+        read_pairs(path)
+
+
+@pytest.mark.parametrize(
+    "told", ["true", "[3]", '[{"rank": 1}]', '[{"source": "dense", "rank": 1, "score": "near"}]', '{"source": "dense"}']
+)
+def test_a_column_mined_that_something_else_wrote_is_named(tmp_path: Path, told: str):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(f'{{"query": "q", "positive": "p", "negatives": ["n"], "mined": {told}}}\n')
+    with pytest.raises(BadInput, match=r"pairs.jsonl:1: 'mined' is .* Drop the column"):
         read_pairs(path)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nearfar.cli import commands, exports
+from nearfar.cli import commands, exports, mining
 
 app = typer.Typer(
     name="nearfar",
@@ -97,6 +97,60 @@ def train(
         resume=resume,
         as_json=json_,
     )
+
+
+@app.command()
+def mine(
+    pairs: Annotated[Path, typer.Argument(help="Pairs: JSONL, CSV, TSV, Parquet, or a datasets folder.")],
+    model: Annotated[str, typer.Option("--model", help=f"What finds and scores: {MODEL}; bm25 for words alone.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The pairs file to write: .jsonl, .csv, .tsv or .parquet.")],
+    corpus: Annotated[Path | None, typer.Option(help="More documents: a corpus .jsonl, or a .txt with one a line.")] = None,
+    count: Annotated[int | None, typer.Option(help="Negatives for each pair (5).")] = None,
+    depth: Annotated[int | None, typer.Option(help="How deep each search looks (100, or ten times what is asked).")] = None,
+    skip_top: Annotated[int | None, typer.Option(help="Pass over so many of the first ranks (0).")] = None,
+    below_positive: Annotated[
+        str | None, typer.Option(help="Drop what scores above this share of the positive's score (0.95), or off.")
+    ] = None,
+    margin: Annotated[float | None, typer.Option(help="Drop what scores above the positive's score less this.")] = None,
+    max_score: Annotated[float | None, typer.Option(help="Drop what scores above this.")] = None,
+    min_score: Annotated[float | None, typer.Option(help="Drop what scores below this.")] = None,
+    sample: Annotated[str | None, typer.Option(help="How to take them: top, random, or softmax by score (top).")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of --sample softmax (0.05).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of what is drawn (0).")] = None,
+    sources: Annotated[
+        str | None,
+        typer.Option(
+            help="Where to look, by share: dense:0.7,bm25:0.3; also approximate, hybrid, random, cluster, cross_source."
+        ),
+    ] = None,
+    fill: Annotated[bool, typer.Option(help="What one source lacks, the others may give.")] = False,
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="A stronger model, or a cross-encoder's folder: drops likely positives, its scores are kept."),
+    ] = None,
+    teacher_below: Annotated[float | None, typer.Option(help="As --below-positive, by the teacher's scores (0.95).")] = None,
+    cache: Annotated[
+        str | None, typer.Option(help="Where vectors and lists are kept (.NAME.cache beside OUT), or off.")
+    ] = None,
+    columns: Annotated[str | None, typer.Option(help="Names in the file: query=TITLE,positive=BODY.")] = None,
+    keep: Annotated[bool, typer.Option(help="Keep the negatives that are there, and add the mined ones.")] = False,
+    json_: Json = False,
+) -> int:
+    """Find hard negatives for pairs, and say where each came from. Exit 1 where none is found."""
+    rule = {
+        "count": count,
+        "depth": depth,
+        "skip_top": skip_top,
+        "margin": margin,
+        "max_score": max_score,
+        "min_score": min_score,
+        "sampling": sample,
+        "temperature": temperature,
+        "seed": seed,
+        "teacher_below": teacher_below,
+    }
+    options = mining.MineOptions(rule, below_positive, corpus, sources, fill, teacher, cache, columns, keep)
+    return mining.mine(pairs, model, out, options, as_json=json_)
 
 
 @app.command()

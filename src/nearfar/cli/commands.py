@@ -94,7 +94,7 @@ def train(
         raise BadConfig(
             f"--teacher {teacher}: it is for recipes. For one run: --set loss.name=margin_mse --set loss.teacher={teacher}."
         )
-    material = read_material(pairs, columns=_columns(columns), allow_swapped=allow_swapped, talk=talk, texts=staged)
+    material = read_material(pairs, columns=read_columns(columns), allow_swapped=allow_swapped, talk=talk, texts=staged)
     judge = _task(task, split, talk) if task else None
     chooser = _task(dev, None, talk) if dev else None
     before = _task(retain, None, talk) if retain else None
@@ -336,7 +336,8 @@ def _task(folder: Path, split: str | None, talk: Any) -> Task:
     return found.task
 
 
-def _columns(text: str | None) -> dict[str, str] | None:
+def read_columns(text: str | None) -> dict[str, str] | None:
+    """`--columns OURS=THEIRS,...` as a mapping. Raises `BadConfig` for another form."""
     if text is None:
         return None
     found: dict[str, str] = {}

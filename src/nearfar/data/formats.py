@@ -209,7 +209,13 @@ def write_table(path: Path, columns: Sequence[str], records: Sequence[Mapping[st
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        types = {"negatives": pa.list_(pa.string()), "score": pa.float64(), "teacher_scores": pa.list_(pa.float64())}
+        one = pa.struct([("source", pa.string()), ("rank", pa.int64()), ("score", pa.float64()), ("margin", pa.float64())])
+        types = {
+            "negatives": pa.list_(pa.string()),
+            "score": pa.float64(),
+            "teacher_scores": pa.list_(pa.float64()),
+            "mined": pa.list_(one),
+        }
         schema = pa.schema([(name, types.get(name, pa.string())) for name in columns])
         table = pa.Table.from_pylist([{name: record.get(name) for name in columns} for record in records], schema=schema)
         write_atomic(path, lambda temporary: pq.write_table(table, temporary))

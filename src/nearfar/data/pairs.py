@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from nearfar.data.formats import Row, read_table, write_table
 from nearfar.errors import BadInput
-from nearfar.types import Pair
+from nearfar.types import MinedNegative, Pair
 
 NAMES: dict[str, tuple[str, ...]] = {
     "query": ("query", "anchor", "question", "sentence1"),
@@ -23,6 +23,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "group": ("group",),
     "source": ("source",),
     "teacher_scores": ("teacher_scores",),
+    "mined": ("mined",),
 }
 """The names each column goes by, in the order in which they are looked for."""
 
@@ -49,6 +50,7 @@ class _Columns(NamedTuple):
     group: str | None
     source: str | None
     teacher_scores: str | None
+    mined: str | None
 
 
 def read_pairs(path: Path | str, *, columns: Mapping[str, str] | None = None, allow_swapped: bool = False) -> PairFile:
@@ -56,7 +58,7 @@ def read_pairs(path: Path | str, *, columns: Mapping[str, str] | None = None, al
 
     `columns` maps our names to the file's (`{"query": "title"}`); others are found by the usual names (`NAMES`). Hard negatives
     come as `negative`, `negative_1..n` (empty cells are skipped) or a `negatives` list of any length (JSON text in CSV), a teacher's
-    scores of the positive and each of them as a list `teacher_scores`.
+    scores of the positive and each of them as a list `teacher_scores`, and where each came from as a list `mined` (`nearfar mine` writes it).
     Raises `BadInput` with file and line for anything that is missing, empty, torn, or looks swapped (unless `allow_swapped`).
     """
     path = Path(path)
@@ -118,6 +120,7 @@ def _understand(path: Path, found: Sequence[str], mapping: Mapping[str, str]) ->
         picked["group"],
         picked["source"],
         picked["teacher_scores"],
+        picked["mined"],
     )
 
 
@@ -166,6 +169,7 @@ def _pair(row: Row, chosen: _Columns) -> Pair:
         score,
         label(chosen.source),
         _teacher_scores(row, chosen.teacher_scores, len(negatives)) if chosen.teacher_scores else (),
+        _mined(row, chosen.mined, len(negatives)) if chosen.mined else (),
     )
 
 
@@ -206,6 +210,38 @@ def _teacher_scores(row: Row, column: str, negatives: int) -> tuple[float, ...]:
     return scores
 
 
+def _mined(row: Row, column: str, negatives: int) -> tuple[MinedNegative, ...]:
+    value = row.values.get(column)
+    if value in (None, "", []):
+        return ()
+    try:
+        told = json.loads(value) if isinstance(value, str) else value
+        found = tuple(
+            MinedNegative(str(one["source"]), int(one["rank"]), _number(one.get("score")), _number(one.get("margin")))
+            for one in told  # type: ignore[union-attr]
+        )
+    except (TypeError, ValueError, KeyError, AttributeError):
+        raise BadInput(
+            f"{row.where}: '{column}' is {str(value)[:60]!r}, expected a list with source, rank, score and margin of each hard negative, as "
+            f"`nearfar mine` writes it. Drop the column '{column}' if something else wrote it."
+        ) from None
+    if len(found) != negatives:
+        raise BadInput(
+            f"{row.where}: '{column}' tells of {len(found)} hard negatives, and there are {negatives}. Drop the column '{column}' where "
+            "negatives were added or taken out by hand."
+        )
+    return found
+
+
+def _number(value: Any) -> float | None:
+    if value is None:
+        return None
+    number = float(value)
+    if not abs(number) < float("inf"):
+        raise ValueError(value)
+    return number
+
+
 def _refuse_swapped(chosen: _Columns, pairs: Sequence[Pair], where: Sequence[str]) -> None:
     """Long 'queries' that do not ask beside short 'positives' that do: the columns are the wrong way round."""
     queries, positives = [p.query for p in pairs], [p.positive for p in pairs]
@@ -232,11 +268,12 @@ def _said(path: Path, chosen: _Columns, found: Sequence[str], pairs: Sequence[Pa
         columns = "..".join(names) or chosen.lists
         counts = f"{min(negatives)}" if min(negatives) == max(negatives) else f"{min(negatives)} to {max(negatives)}"
         parts.append(f"{counts} hard negatives from '{columns}'")
-    for name in ("score", "group", "source", "teacher_scores"):
+    for name in ("score", "group", "source", "teacher_scores", "mined"):
         column = getattr(chosen, name)
         if column:
             used.append(column)
-            parts.append(name if name == column else f"{name} from '{column}'")
+            shown = "where the negatives were mined" if name == "mined" else name
+            parts.append(shown if name == column else f"{shown} from '{column}'")
     ignored = [name for name in found if name not in used and name != chosen.lists]
     tail = f"; not used: {', '.join(ignored)}" if ignored else ""
     return f"{path.name}: {len(pairs):,} pairs, {', '.join(parts)}{tail}"
@@ -260,11 +297,12 @@ def write_pairs(path: Path | str, pairs: Iterable[Pair]) -> None:
                 "score": pair.score,
                 "source": pair.source,
                 "teacher_scores": list(pair.teacher_scores) or None,
+                "mined": [one._asdict() for one in pair.mined] or None,
             }
         )
     used = [
         name
-        for name in ("query", "positive", "negatives", "group", "score", "source", "teacher_scores")
+        for name in ("query", "positive", "negatives", "group", "score", "source", "teacher_scores", "mined")
         if name in ("query", "positive") or any(r[name] is not None for r in records)
     ]
     write_table(Path(path), used, records)

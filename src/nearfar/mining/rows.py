@@ -1,0 +1,91 @@
+"""Texts to rows through the cache: only what was never encoded is encoded, and every finished block is kept at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from nearfar.embedding import embed
+from nearfar.encoders import is_static
+from nearfar.encoders.precision import Precision, compute_dtype
+from nearfar.mining.cache import KEY_BYTES, Cache, digest_of, text_keys
+from nearfar.types import Encoder, Progress, Role, silent
+
+BLOCK, TABLE_BLOCK = 2_048, 32_768
+"""Texts of one kept block, by a transformer and by a table: at most so much work is lost by a kill."""
+
+
+def precision_of(encoder: Encoder, precision: Precision) -> Precision:
+    """What the encoder computes in: one of "float32" and "bfloat16"."""
+    if is_static(encoder):
+        return "float32"
+    return "bfloat16" if compute_dtype(precision, encoder.device) == torch.bfloat16 else "float32"
+
+
+def cached_rows(
+    encoder: Encoder,
+    texts: Sequence[str],
+    role: Role,
+    cache: Cache,
+    *,
+    precision: Precision = "auto",
+    progress: Progress = silent,
+    stage: str = "encode",
+) -> Float[np.ndarray, "n d"]:
+    """Rows [n, d] float32 of distinct `texts` in their order, from the cache where they are there. Longest texts first, block by block."""
+    computed = precision_of(encoder, precision)
+    shelf = f"rows-{digest_of(encoder.fingerprint(), role, computed)}"
+    rows = np.empty((len(texts), encoder.dim), dtype=np.float32)
+    keys = text_keys(texts)
+    missing = np.ones(len(texts), dtype=bool)
+    for own, kept in cache.blocks(shelf):
+        here, there = match(keys, own)
+        rows[here] = kept[there]
+        missing[here] = False
+    left = sorted(np.flatnonzero(missing).tolist(), key=lambda i: -len(texts[i]))
+    done = len(texts) - len(left)
+    progress(stage, done, len(texts))
+    size = TABLE_BLOCK if is_static(encoder) else BLOCK
+    for start in range(0, len(left), size):
+        chosen = left[start : start + size]
+        before = done
+
+        def counted(_stage: str, inside: int, _total: int, before: int = before, **facts: float | str) -> None:
+            progress(stage, before + inside, len(texts), **facts)
+
+        made = embed(encoder, [texts[i] for i in chosen], role=role, precision=computed, progress=counted, stage=stage)
+        rows[chosen] = made
+        cache.keep_block(shelf, keys[chosen], made)
+        done += len(chosen)
+    return rows
+
+
+def match(wanted: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places in `wanted` [n, 16] and in `kept` [m, 16] of equal keys, both of distinct rows."""
+    pad = np.dtype((np.void, KEY_BYTES))
+    a, b = (np.ascontiguousarray(keys).view(pad).reshape(-1) for keys in (wanted, kept))
+    _, here, there = np.intersect1d(a, b, return_indices=True)
+    return here, there
+
+
+def similarities(
+    queries: Float[np.ndarray, "q d"],
+    documents: Float[np.ndarray, "n d"],
+    rows: Int[np.ndarray, "b k"] | Int[np.ndarray, " b"],
+    columns: Int[np.ndarray, "b k"] | Int[np.ndarray, " b"],
+) -> np.ndarray:
+    """Dot products of these queries with these documents, float32, shaped as `columns`; each number depends on its two rows alone.
+
+    Every score that a rule sees comes from here, whichever search found the document.
+    """
+    shape = columns.shape
+    rows, columns = np.broadcast_to(rows, shape).reshape(-1), columns.reshape(-1)
+    found = np.empty(len(columns), dtype=np.float32)
+    step = max(1, (16 << 20) // max(1, 4 * queries.shape[1]))
+    for start in range(0, len(columns), step):
+        part = slice(start, start + step)
+        found[part] = np.einsum("nd,nd->n", queries[rows[part]], documents[columns[part]])
+    return found.reshape(shape)
