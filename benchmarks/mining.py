@@ -28,9 +28,9 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from nearfar.mining import NegativeRule, mine
 
 from nearfar.encoders import load_encoder
+from nearfar.mining import NegativeRule, mine
 from nearfar.similarity import slab_ranges
 from nearfar.types import Inputs, Pair, Role
 
