@@ -51,9 +51,12 @@ def _machine() -> Check:
 
 
 def _memory() -> Check:
-    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+    from nearfar.training.memory import total_memory
+
+    found = total_memory()
+    if found is None:
         return Check("memory", True, "unknown")
-    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    size = found / 1e9
     enough = size > 3
     return Check("memory", enough, f"{size:.1f} GB", "" if enough else "The demo wants 3 GB.", needed=False)
 
