@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from nearfar.data.tasks import task_from_pairs
 from nearfar.embedding import embed
 from nearfar.encoders import TransformerEncoder, TwoTowerEncoder, load_encoder
+from nearfar.encoders.lora import has_adapters
 from nearfar.errors import BadConfig
-from nearfar.training import parse_settings, train
+from nearfar.training import guard, parse_settings, train
 from nearfar.training.checkpoint import load_checkpoint
 from nearfar.training.config import Config, config_from_json
 
@@ -82,6 +84,26 @@ def test_a_run_with_adapters_starts_from_the_base_and_keeps_only_adapters_in_its
     assert isinstance(best, TransformerEncoder)
     shutil.rmtree(tmp_path / "run" / "model" / "adapter")
     assert load_encoder(tmp_path / "run").fingerprint() == best.fingerprint()
+
+
+@LORA
+def test_a_run_with_adapters_is_judged_in_one_form_before_and_after(tmp_path, monkeypatch):
+    seen, plain = [], guard.evaluate
+
+    def watch(system, task, **options):
+        seen.append((task.name, options.get("name"), has_adapters(system.model)))
+        return plain(system, task, **options)
+
+    monkeypatch.setattr(guard, "evaluate", watch)
+    task, before = (task_from_pairs(name, tiny_pairs(40, seed=seed)) for name, seed in (("task", 3), ("before", 4)))
+    settings = [*SMALL, "lora.rank=8", "learning_rate=0.05", "epochs=6", "compute.precision=bfloat16"]
+    folder, config = tiny_transformer(tmp_path / "t"), parse_settings(settings)
+    dev = task_from_pairs("dev", tiny_pairs(60))  # of the pairs trained on, so that a checkpoint is sure to be kept
+    result = train(tiny_pairs(100), out=tmp_path / "run", encoder=str(folder), config=config, task=task, dev=dev, retain=before)
+    assert result.best_step > 0
+    for name in ("task", "before"):
+        assert [(when, adapted) for told, when, adapted in seen if told == name] == [("start", False), ("trained", False)]
+    assert {adapted for told, _, adapted in seen if told == "dev"} == {True}
 
 
 def test_an_encoder_given_as_a_value_goes_on_as_well(tmp_path):

@@ -40,7 +40,7 @@ from nearfar.metrics.ranking import parse_metric
 from nearfar.training.checkpoint import checkpoint_path
 from nearfar.training.config import Config, check_config, config_from_json, resolve
 from nearfar.training.dev import DevScore
-from nearfar.training.guard import Baseline, choose, is_stopped, judge, judge_start, measure_retention, say_stop
+from nearfar.training.guard import Baseline, choose, is_stopped, judge_start, judge_trained, measure_retention, say_stop
 from nearfar.training.objective import Objective, check_dims
 from nearfar.training.plan import FORMAT, Plan, check_identity, identity, machine, make_plan
 from nearfar.training.reasons import Reason, RunFacts, conclude, find_reasons, read_losses, share_cut
@@ -156,9 +156,8 @@ def train(
         check_identity(run, now)
     else:
         _begin(run, model, plan, now, inputs or {}, lineage or {})
-    with computing(model, config.compute.precision):
-        start = judge_start(run, model, plan, retain, config, progress)
-    work = _plan_work(run, model, plan, teachers, config, progress)
+    start = judge_start(run, model, plan, retain, config, progress)
+    work = replace(_plan_work(run, model, plan, teachers, config, progress), dev_start=start.dev)
     state = new_state(model, config)
     with sole_writer(run):
         if started:
@@ -178,11 +177,12 @@ def _judge_result(
     run, config, progress = work.run, work.config, work.progress
     best = load_encoder(run / "model").to(state.encoder.device)
     trained = comparison = None
-    with computing(best, config.compute.precision):
-        if plan.task is not None and start.task is not None:
-            trained = judge(best, plan.task, run / "trained.evaluation.json", "trained", config, progress, keep=False)
-            comparison = compare(trained, start.task, config.evaluation.metric)
-        kept = measure_retention(run, best, retain, start.retain, plan, config, progress)
+    start_kept = state.best_step == 0
+    if plan.task is not None and start.task is not None:
+        path = run / "trained.evaluation.json"
+        trained = judge_trained(start.task, best, plan.task, path, config, progress, start_kept=start_kept)
+        comparison = compare(trained, start.task, config.evaluation.metric)
+    kept = measure_retention(run, best, retain, start.retain, plan, config, progress, start_kept=start_kept)
     metric = parse_metric(config.evaluation.metric).name
     facts = RunFacts(
         config=config,

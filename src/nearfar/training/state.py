@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nearfar.data.sampling import Mixture, PairTable, epoch_batches
 from nearfar.encoders import AnyEncoder
 from nearfar.errors import Damaged, Mismatch
+from nearfar.evaluation import Evaluation
 from nearfar.files import clear_dead, read_json
 from nearfar.training.checkpoint import latest_checkpoint, save_checkpoint, set_aside
 from nearfar.training.config import Config
@@ -60,6 +61,8 @@ class Work:
     save_every: int | None
     """None: one a minute."""
     progress: Progress
+    dev_start: Evaluation | None = None
+    """The start on the dev queries, which every checkpoint is compared with; None without them."""
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """The pair numbers of each step of one epoch."""
