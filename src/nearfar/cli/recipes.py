@@ -153,9 +153,8 @@ def run_stages(
 ) -> int:
     """Run all stages, write each stage's report, say what came of it: exit 1 where the last model is shown to be worse than the start."""
     from nearfar.cli.progress import shown
-    from nearfar.cli.run_report import report_run, say_verdict
+    from nearfar.cli.run_report import report_run, tell_recipe
     from nearfar.encoders import load_encoder
-    from nearfar.evaluation import score_table
     from nearfar.recipes import run_recipe
 
     chosen = choose_recipe(recipe, stages, encoder)
@@ -181,11 +180,8 @@ def run_stages(
         told = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
         print(json.dumps(told | {"run": str(out), "recipe": chosen.name}, ensure_ascii=False), flush=True)
     else:
-        if result.comparison:
-            evaluations = [e for e in (result.start, result.trained) if e is not None]
-            print("\n" + score_table(evaluations, [result.comparison]))
-        print("\n" + say_verdict(result.verdict))
+        print("\n" + tell_recipe(result))
         folders = ", ".join(folder.name for folder in result.folders)
-        print(f"The model is in {out}: model/; its stages, each with a report.html: {folders}.")
+        print(f"\nThe model is in {out}: model/; its stages, each with a report.html: {folders}.")
         print(f"Next: nearfar index {quote(str(out))} CORPUS -o INDEX, then nearfar search INDEX 'your query'")
     return 1 if result.verdict == "worse" else 0
