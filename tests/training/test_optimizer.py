@@ -54,7 +54,7 @@ def test_a_sparse_gradient_that_names_a_row_twice_counts_its_sum_and_moves_the_r
         table = torch.nn.Parameter(torch.ones(6, 4))
         optimizer = AdamW({"table": table}, OptimizerConfig(clip=0.5))
         for step in (1, 2):
-            gradient = torch.sparse_coo_tensor(rows, step * values, (6, 4))
+            gradient = torch.sparse_coo_tensor(rows, step * values, (6, 4), check_invariants=True)
             assert not gradient.is_coalesced()
             table.grad = gradient.coalesce() if is_summed else gradient
             norm = optimizer.step(0.1)
