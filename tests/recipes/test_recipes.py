@@ -8,7 +8,7 @@ import torch
 
 from nearfar.cli.run_report import tell_recipe
 from nearfar.encoders import StaticEncoder, load_encoder
-from nearfar.errors import BadInput, Mismatch, Missing
+from nearfar.errors import BadConfig, BadInput, Mismatch, Missing
 from nearfar.files import hash_file
 from nearfar.recipes import RECIPES, Bench, Material, run_recipe
 from nearfar.recipes.negatives import pairs_of_texts, with_negatives
@@ -103,6 +103,20 @@ def test_a_recipe_stopped_in_either_stage_ends_with_the_weights_of_one_left_alon
         models / "cut" / "model" / "model.safetensors"
     )
     assert (models / "alone" / "metrics.json").read_text() == (models / "cut" / "metrics.json").read_text()
+
+
+def test_a_setting_of_one_stages_loss_is_that_stages_and_one_of_no_stage_is_refused(models):
+    settings = [*QUICK, "loss.teacher_temperature=0.5"]
+    options = {"encoder": models / "bert", "teacher": models / "teacher"}
+    run_recipe(RECIPES["e5"], tiny_pairs(100), out=models / "run", settings=settings, **options)
+    told = [
+        json.loads((models / "run" / name / "run.json").read_text())["identity"]["config"]["loss"]["teacher_temperature"]
+        for name in ("stage-1-weak", "stage-2-distil")
+    ]
+    assert told == [None, 0.5]
+    with pytest.raises(BadConfig, match=r"loss\.guide=minilm: .*It is of gist"):
+        run_recipe(RECIPES["e5"], tiny_pairs(100), out=models / "not", settings=["loss.guide=minilm"], **options)
+    assert not (models / "not").exists()
 
 
 def test_a_recipe_says_all_that_its_stages_say_also_when_it_only_reads_them(models):

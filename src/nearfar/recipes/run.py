@@ -24,6 +24,7 @@ from nearfar.files import atomic_folder, read_json, settle_folder, write_json
 from nearfar.recipes.recipe import Bench, Material, Recipe, Stage
 from nearfar.training import Config, RunResult, parse_settings, train
 from nearfar.training.loop import STATIC_LENGTH
+from nearfar.training.objective import refuse_unread, unread_settings, without_settings
 from nearfar.training.plan import Plan, fingerprint_pairs, hold_out
 from nearfar.training.reasons import Reason, conclude
 from nearfar.training.sources import check_names, for_sources
@@ -89,8 +90,7 @@ def run_recipe(
     recipe.check(Material(pairs, texts), asked)
     material = recipe.prepare(Material(pairs, texts))
     plan = _hold_out(material, config, dev=dev, task=task)
-    for stage in recipe.stages:
-        check_names({pair.source or "" for pair in plan.pairs}, _stage_config(recipe, stage, settings))
+    _check_settings(recipe, settings, {pair.source or "" for pair in plan.pairs})
     model = _open(encoder or recipe.encoder, config, progress)
     now = _identity(recipe, pairs, texts, model, asked, settings, plan)
     kept = _begin(run, now, resume, inputs or {}, recipe)
@@ -109,6 +109,15 @@ def run_recipe(
             model = load_encoder(folder / "model")
     _put_model(run, run / kept["stages"][-1]["model_folder"])
     return _judged(run, kept, results, config)
+
+
+def _check_settings(recipe: Recipe, settings: Sequence[str], sources: set[str]) -> None:
+    """Raise `BadConfig` for a source that is not there, and for a setting of a loss that no stage has."""
+    asked = [_told(recipe, stage, settings) for stage in recipe.stages]
+    for config in asked:
+        check_names(sources, config)
+    unread = set.intersection(*(set(unread_settings(config)) for config in asked))
+    refuse_unread(asked[0], sorted(unread), f"stage {recipe.stages[0].name}" if len(asked) > 1 else "this run")
 
 
 def _hold_out(material: Material, config: Config, *, dev: Task | None, task: Task | None) -> Plan:
@@ -233,9 +242,14 @@ def _stage_pairs(stage: Stage, folder: Path, bench: Bench) -> list[Pair]:
 
 
 def _stage_config(recipe: Recipe, stage: Stage, settings: Sequence[str]) -> Config:
-    """The stage's settings, changed by the user's; nothing more is held out."""
-    config = parse_settings(settings, parse_settings([*recipe.settings, *stage.settings]))
+    """The stage's settings, changed by the user's that it reads (others are of another stage's loss); nothing more is held out."""
+    config = _told(recipe, stage, settings)
+    config = without_settings(config, unread_settings(config))
     return replace(config, evaluation=replace(config.evaluation, dev=0, judge=0))
+
+
+def _told(recipe: Recipe, stage: Stage, settings: Sequence[str]) -> Config:
+    return parse_settings(settings, parse_settings([*recipe.settings, *stage.settings]))
 
 
 def _record(
