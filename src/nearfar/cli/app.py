@@ -81,21 +81,23 @@ def train(
     if not pairs or out is None:
         raise typer.BadParameter("PAIRS and -o RUN are needed: nearfar train pairs.csv -o run")
     return commands.train(
-        pairs,
-        out,
-        encoder=encoder or told.encoder,
-        recipe=recipe or told.recipe,
-        stages=told.stages,
-        teacher=teacher or told.teacher,
-        settings=settings,
-        task=task,
-        dev=dev,
-        retain=retain,
-        split=split,
-        columns=columns,
-        allow_swapped=allow_swapped,
-        resume=resume,
-        as_json=json_,
+        commands.TrainRequest(
+            pairs,
+            out,
+            encoder=encoder or told.encoder,
+            recipe=recipe or told.recipe,
+            stages=told.stages,
+            teacher=teacher or told.teacher,
+            settings=settings,
+            task=task,
+            dev=dev,
+            retain=retain,
+            split=split,
+            columns=columns,
+            allow_swapped=allow_swapped,
+            resume=resume,
+            as_json=json_,
+        )
     )
 
 
