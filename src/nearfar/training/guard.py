@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from nearfar.data.sources.general import FEWEST, outside_texts
-from nearfar.encoders import computing, load_encoder
+from nearfar.encoders import AnyEncoder, computing, load_encoder
 from nearfar.errors import NearfarError
 from nearfar.evaluation import Evaluation, evaluate, fingerprint_task
 from nearfar.evaluation.retention import Retention, compare_neighbours, judge_retention
@@ -20,7 +20,7 @@ from nearfar.metrics.significance import bootstrap_interval
 from nearfar.training.config import Config
 from nearfar.training.dev import DevScore, choose_best, is_over, score_dev, wait
 from nearfar.training.plan import Plan
-from nearfar.training.state import State, TrainableEncoder, Work
+from nearfar.training.state import State, Work
 from nearfar.types import Progress, Task, silent
 
 
@@ -33,9 +33,7 @@ class Baseline:
     retain: Evaluation | None
 
 
-def judge_start(
-    run: Path, model: TrainableEncoder, plan: Plan, retain: Task | None, config: Config, progress: Progress
-) -> Baseline:
+def judge_start(run: Path, model: AnyEncoder, plan: Plan, retain: Task | None, config: Config, progress: Progress) -> Baseline:
     """Score the start on the judging, the dev and the retention task, and say each score at once.
 
     It is judged as what it is compared with: from its folder, adapters merged, as the result; on the dev queries as it trains, as every
@@ -43,12 +41,10 @@ def judge_start(
     """
 
     @cache
-    def saved() -> TrainableEncoder:
+    def saved() -> AnyEncoder:
         return load_encoder(run / "start").to(model.device)
 
-    def judged(
-        system: TrainableEncoder | Callable[[], TrainableEncoder], task: Task | None, name: str, said: str
-    ) -> Evaluation | None:
+    def judged(system: AnyEncoder | Callable[[], AnyEncoder], task: Task | None, name: str, said: str) -> Evaluation | None:
         if task is None:
             return None
         found = judge(system, task, run / name, "start", config, progress)
@@ -110,7 +106,7 @@ def say_stop(state: State, config: Config, total: int) -> str | None:
 
 
 def judge(
-    model: TrainableEncoder | Callable[[], TrainableEncoder],
+    model: AnyEncoder | Callable[[], AnyEncoder],
     task: Task,
     path: Path,
     name: str,
@@ -124,7 +120,7 @@ def judge(
     if keep and (kept := _read_back(path, task, chosen)):
         return kept
     metrics = list(dict.fromkeys(["ndcg@10", "recall@10", "mrr@10", chosen]))
-    opened = model if isinstance(model, TrainableEncoder) else model()
+    opened = model if isinstance(model, AnyEncoder) else model()
     with computing(opened, config.compute.precision):
         found = evaluate(opened, task, metrics=metrics, depth=_depth(chosen), name=name, progress=progress)
     found.save(path)
@@ -133,7 +129,7 @@ def judge(
 
 def judge_trained(
     start: Evaluation,
-    trained: TrainableEncoder,
+    trained: AnyEncoder,
     task: Task,
     path: Path,
     config: Config,
@@ -151,7 +147,7 @@ def judge_trained(
 
 def measure_retention(
     run: Path,
-    trained: TrainableEncoder,
+    trained: AnyEncoder,
     task: Task | None,
     start: Evaluation | None,
     plan: Plan,

@@ -46,7 +46,7 @@ from nearfar.training.plan import FORMAT, Plan, check_identity, identity, machin
 from nearfar.training.reasons import Reason, RunFacts, conclude, find_reasons, read_losses, share_cut
 from nearfar.training.record import StepLog, note_event
 from nearfar.training.sources import build_table, plan_mixture, prepare_texts, resolve_mixture
-from nearfar.training.state import State, TrainableEncoder, Work, new_state, save_state, take_up
+from nearfar.training.state import State, Work, new_state, save_state, take_up
 from nearfar.training.step import step
 from nearfar.training.stop import stop_requests
 from nearfar.training.teachers import Teachers, guide_rows, open_teachers, taught_pairs
@@ -114,7 +114,7 @@ def train(
     pairs: Sequence[Pair],
     *,
     out: Path | str,
-    encoder: str | Path | TrainableEncoder = "static",
+    encoder: str | Path | AnyEncoder = "static",
     config: Config | None = None,
     task: Task | None = None,
     dev: Task | None = None,
@@ -248,8 +248,8 @@ def _prepare_folder(run: Path, resume: bool) -> bool:
 
 
 def _open_start(
-    folder: Path, encoder: str | Path | TrainableEncoder, config: Config, started: bool, progress: Progress
-) -> TrainableEncoder:
+    folder: Path, encoder: str | Path | AnyEncoder, config: Config, started: bool, progress: Progress
+) -> AnyEncoder:
     """The encoder as it is before the first step: on resume the copy in the run, so that a changed cache changes nothing."""
     if started:
         if not folder.is_dir():
@@ -276,7 +276,7 @@ def _open_start(
     return _adapted(grown, config)
 
 
-def _adapted(model: TrainableEncoder, config: Config) -> TrainableEncoder:
+def _adapted(model: AnyEncoder, config: Config) -> AnyEncoder:
     """The encoder with dropout, adapters and frozen parts as the settings say: what its folder does not hold."""
     wanted, lora = config.model, config.lora
     return adapt(
@@ -296,7 +296,7 @@ def _listed(text: str) -> tuple[str, ...]:
 
 def _begin(
     run: Path,
-    model: TrainableEncoder,
+    model: AnyEncoder,
     plan: Plan,
     now: Mapping[str, Any],
     inputs: Mapping[str, str],
@@ -323,7 +323,7 @@ def _begin(
     write_json(run / "run.json", record)
 
 
-def _plan_work(run: Path, model: TrainableEncoder, plan: Plan, teachers: Teachers, config: Config, progress: Progress) -> Work:
+def _plan_work(run: Path, model: AnyEncoder, plan: Plan, teachers: Teachers, config: Config, progress: Progress) -> Work:
     progress("prepare", 0, 1)
     table = build_table(taught_pairs(run, teachers.teacher, plan.pairs, progress), config)
     objective = Objective(config, guide_rows(run, teachers.guide, table, progress))
