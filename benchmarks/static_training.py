@@ -25,6 +25,8 @@ from nearfar.encoders import StaticEncoder, load_encoder
 from nearfar.training import parse_settings, train
 from nearfar.types import Pair
 
+from peer_trainer import train_peer
+
 
 def ours(encoder: StaticEncoder, pairs: list[Pair], batch: int, epochs: int, out: Path) -> float:
     """Seconds of a whole run."""
@@ -44,36 +46,15 @@ def ours(encoder: StaticEncoder, pairs: list[Pair], batch: int, epochs: int, out
 
 def theirs(encoder: StaticEncoder, pairs: list[Pair], batch: int, epochs: int, out: Path) -> float:
     """Seconds of sentence-transformers' trainer with StaticEmbedding and MultipleNegativesRankingLoss."""
-    from datasets import Dataset
-    from sentence_transformers import (
-        SentenceTransformer,
-        SentenceTransformerTrainer,
-        SentenceTransformerTrainingArguments,
-    )
+    from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
     table = StaticEmbedding(encoder.tokenizer, embedding_weights=encoder.weight.detach().numpy().copy())
     model = SentenceTransformer(modules=[table], device="cpu")
-    data = Dataset.from_dict({"anchor": [p.query for p in pairs], "positive": [p.positive for p in pairs]})
-    arguments = SentenceTransformerTrainingArguments(
-        output_dir=str(out),
-        num_train_epochs=epochs,
-        per_device_train_batch_size=batch,
-        learning_rate=0.1,
-        warmup_steps=0.1,
-        batch_sampler="no_duplicates",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        logging_strategy="no",
-        use_cpu=True,
-    )
     loss = MultipleNegativesRankingLoss(model, scale=20.0)
-    trainer = SentenceTransformerTrainer(model=model, args=arguments, train_dataset=data, loss=loss)
-    began = time.perf_counter()
-    trainer.train()
-    return time.perf_counter() - began
+    told = {"num_train_epochs": epochs, "per_device_train_batch_size": batch, "learning_rate": 0.1}
+    return train_peer(model, loss, pairs, out, **told)
 
 
 def main() -> int:

@@ -37,6 +37,8 @@ from nearfar.metrics.significance import paired_difference
 from nearfar.training import parse_settings, train
 from nearfar.types import Pair, Task
 
+from peer_trainer import train_peer
+
 LENGTH = 256
 RATE = 5e-5
 BARS = {"float32": 4.0, "bfloat16": 2.5}
@@ -63,8 +65,7 @@ def ours(pairs: list[Pair], batch: int, epochs: int, seed: int, out: Path) -> tu
 
 def theirs(pairs: list[Pair], batch: int, epochs: int, seed: int, out: Path, *, bf16: bool) -> tuple[float, Path]:
     """The same by sentence-transformers' trainer and MultipleNegativesRankingLoss (large batches: its Cached form), other arguments at their defaults."""
-    from datasets import Dataset
-    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.losses import (
         CachedMultipleNegativesRankingLoss,
         MultipleNegativesRankingLoss,
@@ -72,28 +73,9 @@ def theirs(pairs: list[Pair], batch: int, epochs: int, seed: int, out: Path, *, 
 
     model = SentenceTransformer(str(starter_folder()), device="cpu")
     model.max_seq_length = LENGTH
-    data = Dataset.from_dict({"anchor": [p.query for p in pairs], "positive": [p.positive for p in pairs]})
-    arguments = SentenceTransformerTrainingArguments(
-        output_dir=str(out),
-        num_train_epochs=epochs,
-        per_device_train_batch_size=batch,
-        learning_rate=RATE,
-        warmup_steps=0.1,
-        seed=seed,
-        bf16=bf16,
-        batch_sampler="no_duplicates",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        logging_strategy="no",
-        use_cpu=True,
-    )
     kind = MultipleNegativesRankingLoss if batch <= CACHED_ABOVE else CachedMultipleNegativesRankingLoss
-    loss = kind(model, scale=20.0)
-    trainer = SentenceTransformerTrainer(model=model, args=arguments, train_dataset=data, loss=loss)
-    began = time.perf_counter()
-    trainer.train()
-    took = time.perf_counter() - began
+    told = {"num_train_epochs": epochs, "per_device_train_batch_size": batch, "learning_rate": RATE, "seed": seed, "bf16": bf16}
+    took = train_peer(model, kind(model, scale=20.0), pairs, out, **told)
     model.save_pretrained(str(out / "final"))
     return took, out / "final"
 

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 import torch
 
 from nearfar.cli import main
+from nearfar.cli.doctor import EXTRAS
 from nearfar.cli.progress import shown
 from nearfar.data.pairs import write_pairs
 from nearfar.data.tasks import task_from_pairs, write_task
@@ -216,6 +219,18 @@ def test_doctor_says_what_is_here(run):
     assert code == 0
     assert {check["name"] for check in told["checks"]} >= {"torch", "stock MiniLM", "exact loss", "cache"}
     assert run("doctor")[1].startswith("ok")
+
+
+def test_doctor_lists_every_extra_that_users_install_with_the_packages_it_brings(run):
+    told = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    wanted = {name: tuple(re.match(r"[\w-]+", line)[0] for line in lines) for name, lines in told.items()}
+    assert {name: wanted[name] for name in wanted if name not in ("starter", "test", "dev", "bench")} == EXTRAS
+    shown = {check["name"]: check for check in json.loads(run("doctor", "--json")[1])["checks"]}
+    for name, packages in EXTRAS.items():
+        check = shown[f"extra {name}"]
+        assert not check["needed"]
+        assert all(package in check["found"] for package in packages)
+        assert check["ok"] or f"pip install 'nearfar[{name}]'" in check["remedy"]
 
 
 def test_the_version_and_the_help_are_printed(run):

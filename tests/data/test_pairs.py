@@ -184,3 +184,23 @@ def test_json_that_python_itself_will_not_read_is_named_by_its_line(tmp_path, li
     (tmp_path / "p.jsonl").write_text('{"query": "a", "positive": "b"}\n' + line + "\n")
     with pytest.raises(BadInput, match=r"p\.jsonl:2"):
         read_pairs(tmp_path / "p.jsonl")
+
+
+@pytest.mark.parametrize("field", ["query", "positive", "negatives"])
+def test_half_a_surrogate_pair_is_named_by_file_and_line_and_a_whole_one_is_a_character(tmp_path, field):
+    path = tmp_path / "pairs.jsonl"
+    good = {"query": "how", "positive": "so \U0001f600", "negatives": ["no"]}
+    bad = good | {field: ["\ud800"] if field == "negatives" else "cut \ud83d"}
+    path.write_text("\n".join(json.dumps(record) for record in (good, bad)))
+    with pytest.raises(
+        BadInput, match=rf"pairs\.jsonl:2: \\u{'d800' if field == 'negatives' else 'd83d'} .*half of a surrogate pair"
+    ):
+        read_pairs(path)
+    path.write_text(json.dumps(good))
+    assert read_pairs(path).pairs[0].positive == "so \U0001f600"
+
+
+def test_half_a_surrogate_pair_in_a_list_within_a_csv_is_named_as_well(tmp_path):
+    (tmp_path / "pairs.csv").write_text('query,positive,negatives\na,b,"[""\\ud800""]"\n')
+    with pytest.raises(BadInput, match=r"pairs\.csv:2: .*surrogate"):
+        read_pairs(tmp_path / "pairs.csv")

@@ -194,7 +194,7 @@ def test_what_nobody_recorded_is_called_unknown(place, tmp_path):
 
 
 def test_the_folder_inside_a_run_is_that_run(place, tmp_path):
-    export_folder(load_encoder(place / "first" / "model"), tmp_path / "out", name=place / "first" / "model", dims=4)
+    export_folder(load_encoder(place / "first" / "model"), tmp_path / "out", name=place / "first" / "model", dim=4)
     text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert read_json(place / "first" / "run.json")["start"] in text
     assert "cut to the first 4 dimensions" in text

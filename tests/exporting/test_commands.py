@@ -71,7 +71,7 @@ def test_an_unfaithful_export_exits_with_one_and_leaves_nothing(call, tmp_path, 
 
 
 def test_a_folder_is_exported_with_its_card(call, tmp_path):
-    arguments = ("export", "tiny", "--to", "sentence-transformers", "-o", tmp_path / "out", "--dims", "8", "--language", "en")
+    arguments = ("export", "tiny", "--to", "sentence-transformers", "-o", tmp_path / "out", "--dim", "8", "--language", "en")
     code, said, _ = call(*arguments, "--json")
     assert code == 0
     assert json.loads(said)["dim"] == 8
@@ -85,7 +85,7 @@ def test_a_folder_is_exported_with_its_card(call, tmp_path):
         (("export", "table", "--to", "tflite", "-o", "new"), "expected onnx, onnx-int8, sentence-transformers"),
         (("export", "table", "-o", "task"), "the folder holds something else"),
         (("export", "nowhere/at/all", "-o", "new"), "nowhere/at/all"),
-        (("export", "table", "-o", "new", "--dims", "99"), "99"),
+        (("export", "table", "-o", "new", "--dim", "99"), "99"),
         (("distill", "table", "-o", "new"), "token table"),
         (("distill", "tiny", "-o", "task"), "the folder holds something else"),
         (("distill", "tiny", "-o", "new", "--dim", "999"), "dim=999"),

@@ -58,7 +58,7 @@ def made(kind, folder):
 )
 def test_rows_cut_to_k_dimensions_are_unit_and_the_same_for_both(tmp_path, kind):
     encoder = made(kind, tmp_path / "tiny")
-    told = export_folder(encoder, tmp_path / "out", name="tiny", dims=6)
+    told = export_folder(encoder, tmp_path / "out", name="tiny", dim=6)
     assert told.dim == 6
     opened = load_encoder(tmp_path / "out")
     for role in ("query", "document"):
@@ -80,15 +80,15 @@ def test_without_a_cut_the_rows_are_the_models_own_for_both(tmp_path, kind):
 def test_the_encoder_given_is_not_changed(tmp_path):
     encoder = transformer(tmp_path / "tiny").train()
     before = encoder.fingerprint()
-    export_folder(encoder, tmp_path / "out", name="tiny", dims=6)
+    export_folder(encoder, tmp_path / "out", name="tiny", dim=6)
     assert encoder.fingerprint() == before
     assert encoder.training
 
 
-@pytest.mark.parametrize("dims", [0, 17])
-def test_more_dimensions_than_there_are_are_refused_and_nothing_is_left(tmp_path, dims):
+@pytest.mark.parametrize("dim", [0, 17])
+def test_more_dimensions_than_there_are_are_refused_and_nothing_is_left(tmp_path, dim):
     with pytest.raises(BadConfig, match="from 1 to 16"):
-        export_folder(table(), tmp_path / "out", name="table", dims=dims)
+        export_folder(table(), tmp_path / "out", name="table", dim=dim)
     assert list(tmp_path.iterdir()) == []
 
 

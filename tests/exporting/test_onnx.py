@@ -162,7 +162,7 @@ def test_a_table_is_a_graph_too_and_its_empty_text_the_zero_row(tmp_path, normal
 
 def test_dense_layers_and_cut_rows_are_in_the_graph(tmp_path):
     encoder = grow(load_encoder(tiny_transformer(tmp_path / "tiny")), head="mlp", head_dim=24)
-    told = export_onnx(encoder, tmp_path / "out", name="tiny", dims=10)
+    told = export_onnx(encoder, tmp_path / "out", name="tiny", dim=10)
     assert told.dim == 10
     agree(cut_rows(encoder, 10), tmp_path / "out")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +22,21 @@ PAGE = Path(__file__).parents[2] / "docs" / "losses.md"
 HEADING = "## The same elsewhere"
 INTRODUCTION = """Each line is proven in `tests/losses/test_parity.py`: value and every gradient, on the same float64 inputs; for open_clip and lightly, which
 are no test dependencies, against their formula as loops and the value they gave. `python tests/losses/parity.py` writes this part anew."""
+
+
+CALLS = "## The calls"
+
+
+def calls() -> str:
+    """The section of the page that has every loss's signature: `*` stands before what is given by name, `slabs` for the options of the slab engine."""
+    lines = []
+    for name in nearfar.losses.__all__:
+        found = getattr(nearfar.losses, name)
+        if inspect.isfunction(found):
+            signature = inspect.signature(found)
+            plain = [each.replace(annotation=inspect.Parameter.empty) for each in signature.parameters.values()]
+            lines.append(f"{name}{signature.replace(parameters=plain, return_annotation=inspect.Signature.empty)}")
+    return f"{CALLS}\n\n```text\n" + "\n".join(lines) + "\n```\n\n"
 
 
 class Proof(NamedTuple):
@@ -112,4 +128,4 @@ def elsewhere() -> str:
 
 if __name__ == "__main__":
     head, _, _ = PAGE.read_text().partition(HEADING)
-    PAGE.write_text(head + elsewhere())
+    PAGE.write_text(head.partition(CALLS)[0] + calls() + elsewhere())

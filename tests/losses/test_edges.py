@@ -90,3 +90,52 @@ def test_euclidean_triplets_under_autocast_are_those_of_float32(length):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = losses.batch_triplet(z, labels, margin=1.0, mining="hardest")
     torch.testing.assert_close(found, exact, rtol=0.0, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("loss", "names"),
+    [
+        (losses.clip, ("a", "b")),
+        (losses.siglip, ("a", "b")),
+        (losses.info_nce, ("queries", "candidates")),
+        (losses.triplet, ("anchor", "positive", "negative")),
+        (lambda q, c, g, h: losses.gist(q, c, g, h), ("queries", "candidates", "guide_queries", "guide_candidates")),
+        (lambda e, p: losses.softmax_classes(e, p, torch.arange(4)), ("embeddings", "prototypes")),
+        (lambda q, p, n: losses.margin_mse(q, p, n, torch.zeros(4)), ("queries", "positives", "negatives")),
+    ],
+)
+def test_a_refusal_names_the_argument_as_the_loss_that_was_called_does(loss, names):
+    for place, name in enumerate(names):
+        rows = [unit(4, 5, seed=seed) for seed in range(len(names))]
+        rows[place][2, 1] = torch.nan
+        with pytest.raises(BadInput, match=rf"^{name}: row 2 holds NaN"):
+            loss(*rows)
+
+
+def test_of_two_views_a_refusal_says_that_their_rows_are_counted_together():
+    view = unit(4, 5)
+    with pytest.raises(BadInput, match=r"^view1, then view2: row 5 holds NaN"):
+        losses.nt_xent(view, torch.where(torch.arange(4)[:, None] == 1, torch.nan, view))
+
+
+@pytest.mark.parametrize("made", [lambda rows: rows.tolist(), lambda rows: rows.numpy()])
+def test_what_is_no_tensor_is_refused_by_its_name(made):
+    rows, labels = unit(4, 5), torch.tensor([0, 0, 1, 1])
+    calls = {
+        "candidates": lambda wrong: losses.info_nce(rows, wrong),
+        "a": lambda wrong: losses.clip(wrong, rows),
+        "embeddings": lambda wrong: losses.sup_con(wrong, labels),
+        "anchor": lambda wrong: losses.triplet(wrong, rows, rows),
+        "view1": lambda wrong: losses.vicreg(wrong, rows),
+        "teacher_rows": lambda wrong: losses.embedding_mse(rows, wrong),
+    }
+    for name, call in calls.items():
+        with pytest.raises(BadInput, match=rf"^{name}: expected a tensor, found (list|ndarray)\. Convert it"):
+            call(made(rows))
+    with pytest.raises(BadInput, match=r"^temperature: expected a number or a tensor, found list"):
+        losses.info_nce(rows, rows, temperature=[0.05])  # pyright: ignore[reportArgumentType]
+
+
+def test_a_call_that_fits_no_signature_stays_pythons_own_error():
+    with pytest.raises(TypeError, match="temprature"):
+        losses.info_nce(unit(4, 5), unit(4, 5), temprature=0.1)  # pyright: ignore[reportCallIssue]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import re
+from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 import nearfar.losses
@@ -44,3 +46,18 @@ def test_the_page_holds_exactly_the_proofs_and_what_is_missing():
 def test_the_page_names_every_loss_there_is():
     head, _, _ = parity.PAGE.read_text().partition(parity.HEADING)
     assert [name for name in nearfar.losses.__all__ if f"`{name}`" not in head] == []
+
+
+def test_the_page_has_the_call_of_every_loss_as_it_is():
+    head, _, _ = parity.PAGE.read_text().partition(parity.HEADING)
+    assert head.endswith(parity.calls()), "run `python tests/losses/parity.py`, which writes that part of the page anew"
+
+
+def test_the_example_of_targets_on_the_page_is_what_it_says():
+    (code,) = re.findall(r"```python\n(.*?)```", parity.PAGE.read_text(), re.DOTALL)
+    told: dict[str, Any] = {}
+    exec(code, told)
+    logits = (told["q"].detach() @ told["c"].T) / 0.05
+    for row, (own, counted) in enumerate([(0, [0, 2, 3]), (2, [0, 1, 2, 3, 4]), (3, [0, 1, 2, 3])]):
+        torch.testing.assert_close(told["each"][row].detach(), logits[row, counted].logsumexp(0) - logits[row, own])
+    assert told["q"].grad is not None

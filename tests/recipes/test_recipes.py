@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from nearfar.cli.run_report import tell_recipe
 from nearfar.encoders import StaticEncoder, load_encoder
-from nearfar.errors import BadInput, Mismatch, Missing
+from nearfar.errors import BadConfig, BadInput, Mismatch, Missing
 from nearfar.files import hash_file
 from nearfar.recipes import RECIPES, Bench, Material, run_recipe
 from nearfar.recipes.negatives import pairs_of_texts, with_negatives
@@ -102,6 +103,39 @@ def test_a_recipe_stopped_in_either_stage_ends_with_the_weights_of_one_left_alon
         models / "cut" / "model" / "model.safetensors"
     )
     assert (models / "alone" / "metrics.json").read_text() == (models / "cut" / "metrics.json").read_text()
+
+
+def test_a_setting_of_one_stages_loss_is_that_stages_and_one_of_no_stage_is_refused(models):
+    settings = [*QUICK, "loss.teacher_temperature=0.5"]
+    options = {"encoder": models / "bert", "teacher": models / "teacher"}
+    run_recipe(RECIPES["e5"], tiny_pairs(100), out=models / "run", settings=settings, **options)
+    told = [
+        json.loads((models / "run" / name / "run.json").read_text())["identity"]["config"]["loss"]["teacher_temperature"]
+        for name in ("stage-1-weak", "stage-2-distil")
+    ]
+    assert told == [None, 0.5]
+    with pytest.raises(BadConfig, match=r"loss\.guide=minilm: .*It is of gist"):
+        run_recipe(RECIPES["e5"], tiny_pairs(100), out=models / "not", settings=["loss.guide=minilm"], **options)
+    assert not (models / "not").exists()
+
+
+def test_a_recipe_says_all_that_its_stages_say_also_when_it_only_reads_them(models):
+    settings = [*QUICK, "learning_rate=1e-9"]  # so that every stage keeps its start
+    options = {"out": models / "run", "encoder": models / "bert", "settings": settings}
+    first = run_recipe(RECIPES["bge"], tiny_pairs(100), **options)
+    again = run_recipe(RECIPES["bge"], tiny_pairs(100), **options, resume=True)
+    assert again.stages == []
+    assert again.told == first.told
+    assert [(stage.name, stage.conclusion, stage.reasons) for stage in first.told] == [
+        (name, run.conclusion, run.reasons) for name, run in zip(("general", "task"), first.stages, strict=True)
+    ]
+    assert first.told[0].reasons
+    told = tell_recipe(again)
+    for stage in first.told:
+        assert "\n".join(stage.conclusion) in told
+        assert all(f"- {reason.found}\n  {reason.advice}" in told for reason in stage.reasons)
+    assert told.count("model/ is the start itself") == 3
+    assert again.conclusion[0] in told
 
 
 def test_a_finished_recipe_resumed_runs_nothing(models):

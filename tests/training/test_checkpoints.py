@@ -1,12 +1,9 @@
 """Checkpoints: every byte is sealed, what is damaged is named and passed over, and the run ends as if nothing had happened."""
 
-import json
 import os
 import random
 import shutil
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -17,8 +14,7 @@ from nearfar.files import SEAL, sole_writer
 from nearfar.training import parse_settings, train
 from nearfar.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from nearfar.training.record import StepLog, note_event, read_events, restore_log
-from nearfar.training.state import new_state, save_state, take_up
-from nearfar.types import Checkpoint, silent
+from nearfar.types import Checkpoint
 
 from tiny import tiny_pairs, tiny_tokenizer
 
@@ -199,34 +195,6 @@ def test_with_one_checkpoint_kept_a_resume_at_other_steps_keeps_a_whole_one_at_e
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000007"]
     run_it(tmp_path / "run", often)
     assert (tmp_path / "run" / "steps.jsonl").read_bytes() == (broken_off / "alone" / "steps.jsonl").read_bytes()
-
-
-def work_of(run):
-    """The little of a run's frame that saving and taking up read."""
-    run.mkdir(exist_ok=True)
-    (run / "run.json").write_text(json.dumps({"start": static().fingerprint()}))
-    frame: Any = SimpleNamespace(run=run, config=CONFIG, total=10, progress=silent)
-    return frame
-
-
-def test_tensors_and_facts_of_further_parts_are_saved_and_come_back_in_place(tmp_path):
-    work, state = work_of(tmp_path / "run"), new_state(static(), CONFIG)
-    state.step = 5
-    state.extras = {
-        "queue/rows": torch.randn(4, 3, generator=torch.Generator().manual_seed(1)),
-        "loss/scale": torch.tensor(2.5),
-    }
-    state.facts = {"patience": {"since": 3, "best": 0.25}, "stage": "two"}
-    save_state(work, state, b'{"step": 5}\n')
-    again = new_state(static(), CONFIG)
-    mine = torch.zeros(4, 3)
-    again.extras = {"queue/rows": mine}
-    take_up(work, again)
-    assert again.extras["queue/rows"] is mine
-    assert torch.equal(mine, state.extras["queue/rows"])
-    assert torch.equal(again.extras["loss/scale"], torch.tensor(2.5))
-    assert again.facts == state.facts
-    assert (tmp_path / "run" / "steps.jsonl").read_bytes() == b'{"step": 5}\n'
 
 
 def test_a_second_process_is_kept_out_of_a_run_that_is_being_written(broken_off, tmp_path):

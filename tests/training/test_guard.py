@@ -18,8 +18,9 @@ from nearfar.data.tasks import task_from_pairs, write_task
 from nearfar.encoders import StaticEncoder, load_encoder
 from nearfar.encoders.load import starter_folder
 from nearfar.errors import NearfarError
+from nearfar.evaluation import Evaluation, evaluate
 from nearfar.files import hash_file
-from nearfar.training import parse_settings, train
+from nearfar.training import guard, parse_settings, train
 from nearfar.training.dev import DevScore, choose_best, is_over, score_dev, wait
 from nearfar.types import Pair
 
@@ -188,6 +189,45 @@ def test_a_start_that_training_only_harms_is_kept_and_the_run_says_why(place, tm
     told = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert told["conclusion"] == result.conclusion
     assert told["reasons"][0] == {"found": result.reasons[0].found, "advice": result.reasons[0].advice}
+
+
+def counted(monkeypatch, name):
+    """How often the guard calls one of its functions, and with what."""
+    calls, plain = [], getattr(guard, name)
+
+    def count(*arguments, **options):
+        calls.append(arguments)
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr(guard, name, count)
+    return calls
+
+
+def test_the_score_to_beat_is_read_and_hashed_once_however_often_the_dev_queries_are_asked(tmp_path, monkeypatch):
+    hashed = {}
+    for every in (5, 2):
+        config = replace(SMALL, evaluation=replace(SMALL.evaluation, every=every, outside_texts=0))
+        with monkeypatch.context() as patch:
+            calls = counted(patch, "fingerprint_task")
+            result = train(tiny_pairs(300), out=tmp_path / f"every-{every}", encoder=static(), config=config)
+            train(tiny_pairs(300), out=tmp_path / f"every-{every}", encoder=static(), config=config, resume=True)
+        hashed[len(result.dev_scores)] = len(calls)
+    assert len(hashed) == 2
+    assert len(set(hashed.values())) == 1
+
+
+def test_where_the_start_is_kept_its_own_scores_are_the_results_and_nothing_is_judged_twice(place, tmp_path, monkeypatch):
+    pairs = [Pair(p.query, q.positive) for p, q in zip(tiny_pairs(200), reversed(tiny_pairs(200)), strict=True)]
+    dev, known = task_from_pairs("dev", tiny_pairs(60, seed=5)), task_from_pairs("known", tiny_pairs(50, seed=6))
+    config = replace(SMALL, learning_rate=1.0)
+    calls = counted(monkeypatch, "evaluate")
+    result = train(pairs, out=tmp_path / "run", encoder=place / "first", config=config, dev=dev, task=known, retain=known)
+    assert result.best_step == 0
+    assert len(calls) == 3 + len(result.dev_scores) - 1
+    for name, task in (("evaluation", known), ("retention", known)):
+        kept = Evaluation.load(tmp_path / "run" / f"trained.{name}.json").to_json()
+        again = evaluate(load_encoder(tmp_path / "run"), task, name="trained").to_json()
+        assert {**kept, "seconds": 0} == {**again, "seconds": 0}
 
 
 def test_without_a_retention_task_the_kept_neighbours_are_reported_and_not_judged(tmp_path):

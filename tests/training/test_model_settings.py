@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from nearfar.data.tasks import task_from_pairs
 from nearfar.embedding import embed
 from nearfar.encoders import TransformerEncoder, TwoTowerEncoder, load_encoder
+from nearfar.encoders.lora import has_adapters
 from nearfar.errors import BadConfig
-from nearfar.training import parse_settings, train
+from nearfar.training import guard, parse_settings, train
 from nearfar.training.checkpoint import load_checkpoint
 from nearfar.training.config import Config, config_from_json
 
@@ -82,6 +84,26 @@ def test_a_run_with_adapters_starts_from_the_base_and_keeps_only_adapters_in_its
     assert isinstance(best, TransformerEncoder)
     shutil.rmtree(tmp_path / "run" / "model" / "adapter")
     assert load_encoder(tmp_path / "run").fingerprint() == best.fingerprint()
+
+
+@LORA
+def test_a_run_with_adapters_is_judged_in_one_form_before_and_after(tmp_path, monkeypatch):
+    seen, plain = [], guard.evaluate
+
+    def watch(system, task, **options):
+        seen.append((task.name, options.get("name"), has_adapters(system.model)))
+        return plain(system, task, **options)
+
+    monkeypatch.setattr(guard, "evaluate", watch)
+    task, before, dev = (task_from_pairs(name, tiny_pairs(40, seed=3)) for name in ("task", "before", "dev"))
+    settings = [*SMALL, "lora.rank=2", "compute.precision=bfloat16", "evaluation.dev=0", "evaluation.outside_texts=0"]
+    folder, config = tiny_transformer(tmp_path / "t"), parse_settings(settings)
+    result = train(tiny_pairs(64), out=tmp_path / "run", encoder=str(folder), config=config, task=task, retain=before)
+    assert result.best_step == result.steps > 0
+    for name in ("task", "before"):
+        assert [(when, adapted) for told, when, adapted in seen if told == name] == [("start", False), ("trained", False)]
+    train(tiny_pairs(64), out=tmp_path / "chosen", encoder=str(folder), config=config, task=task, dev=dev)
+    assert {adapted for told, _, adapted in seen if told == "dev"} == {True}
 
 
 def test_an_encoder_given_as_a_value_goes_on_as_well(tmp_path):

@@ -2,7 +2,7 @@
 
 import json
 import typing
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -17,8 +17,8 @@ from nearfar.errors import BadConfig, BadInput, Mismatch
 from nearfar.files import hash_file
 from nearfar.training import parse_settings, train
 from nearfar.training.checkpoint import latest_checkpoint
-from nearfar.training.config import LossName
-from nearfar.training.objective import LOSSES, Objective, check_objective, new_parameters
+from nearfar.training.config import LossConfig, LossName
+from nearfar.training.objective import LOSSES, Objective, check_objective, new_parameters, unread_settings
 from nearfar.training.teachers import taught_pairs, teacher_scores
 from nearfar.types import Pair
 
@@ -270,7 +270,8 @@ def lines(run):
 @pytest.mark.parametrize("name", sorted(n for n, e in LOSSES.items() if e.needs))
 def test_a_run_learns_by_each_loss_that_asks_something_of_the_pairs(name, tmp_path):
     static(3).save(tmp_path / "wise")
-    settings = [*SMALL, f"loss.name={name}", "loss.guide=" + str(tmp_path / "wise"), "loss.teacher=" + str(tmp_path / "wise")]
+    asked = [f"loss.{each}={tmp_path / 'wise'}" for each in ("guide", "teacher") if each in LOSSES[name].reads]
+    settings = [*SMALL, f"loss.name={name}", *asked]
     pairs = scored_pairs()
     if not LOSSES[name].needs & {"score", "label"}:
         pairs = [replace(p, score=None) for p in pairs]
@@ -359,3 +360,36 @@ def test_pairs_of_low_grade_are_not_what_a_held_out_query_should_find(tmp_path):
     low = {p.query for p in pairs if p.score is not None and p.score < 0.75}
     assert not low & set(result.task.queries.values())
     assert load_encoder(tmp_path / "run").dim == 16
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["loss.guide=minilm"], r"loss\.guide=minilm: .*this run has the loss info_nce\. It is of gist: set loss\.name=gist"),
+        (["loss.teacher=minilm"], r"loss\.teacher=minilm: .*margin_mse, score_kl"),
+        (["loss.share=0.9", "loss.name=clip"], r"loss\.share=0\.9: .*the loss clip\. It is of positive_aware"),
+        (
+            ["loss.strength=2", "loss.also=debiased:1"],
+            r"loss\.strength=2\.0: .*debiased and info_nce\. It is of hardness_weighted",
+        ),
+        (["loss.margin=0.3"], r"loss\.margin=0\.3: .*contrastive"),
+        (["loss.directions=query_to_query", "loss.name=triplet"], r"loss\.directions=query_to_query: .*info_nce"),
+        (["loss.partition=joint"], r"loss\.partition=joint: it is of several directions"),
+    ],
+)
+def test_a_setting_that_no_loss_of_the_run_reads_is_refused_with_the_loss_that_would(settings, said):
+    with pytest.raises(BadConfig, match=said):
+        check_objective(rich_pairs(), parse_settings(settings))
+
+
+def test_a_setting_read_by_any_loss_of_the_run_passes_and_so_do_all_defaults():
+    for name, entry in LOSSES.items():
+        assert unread_settings(parse_settings([f"loss.name={name}"])) == []
+        assert entry.reads <= {each.name for each in fields(LossConfig)}
+    for settings in (
+        ["loss.also=smoothed:0.5", "loss.smoothing=0.2"],
+        ["mixture.losses=a:siglip", "loss.bias=-5"],
+        ["loss.directions=query_to_candidate,candidate_to_query", "loss.partition=joint"],
+        ["loss.name=gist", "loss.guide=minilm", "loss.margin=0.1"],
+    ):
+        assert unread_settings(parse_settings(settings)) == []

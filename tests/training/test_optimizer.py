@@ -46,6 +46,26 @@ def test_on_sparse_gradients_every_row_is_its_own_adamw():
     torch.testing.assert_close(table.detach(), torch.cat([r.detach() for r in rows]))
 
 
+def test_a_sparse_gradient_that_names_a_row_twice_counts_its_sum_and_moves_the_row_once():
+    rows = torch.tensor([[3, 1, 3, 4, 1]])
+    values = torch.randn(5, 4, generator=torch.Generator().manual_seed(2))
+    moved = []
+    for is_summed in (True, False):
+        table = torch.nn.Parameter(torch.ones(6, 4))
+        optimizer = AdamW({"table": table}, OptimizerConfig(clip=0.5))
+        for step in (1, 2):
+            gradient = torch.sparse_coo_tensor(rows, step * values, (6, 4), check_invariants=True)
+            assert not gradient.is_coalesced()
+            table.grad = gradient.coalesce() if is_summed else gradient
+            norm = optimizer.step(0.1)
+        moved.append((table.detach(), norm, optimizer.tensors()))
+    (table, norm, state), (other, other_norm, other_state) = moved
+    assert torch.equal(table, other)
+    assert norm == other_norm
+    assert all(torch.equal(state[name], other_state[name]) for name in state)
+    assert state["count/table"].tolist() == [0, 2, 0, 2, 2, 0]
+
+
 def test_untouched_rows_keep_every_bit():
     table = torch.nn.Parameter(torch.randn(6, 3, generator=torch.Generator().manual_seed(2)))
     before = table.detach().clone()

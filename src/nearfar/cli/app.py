@@ -81,21 +81,23 @@ def train(
     if not pairs or out is None:
         raise typer.BadParameter("PAIRS and -o RUN are needed: nearfar train pairs.csv -o run")
     return commands.train(
-        pairs,
-        out,
-        encoder=encoder or told.encoder,
-        recipe=recipe or told.recipe,
-        stages=told.stages,
-        teacher=teacher or told.teacher,
-        settings=settings,
-        task=task,
-        dev=dev,
-        retain=retain,
-        split=split,
-        columns=columns,
-        allow_swapped=allow_swapped,
-        resume=resume,
-        as_json=json_,
+        commands.TrainRequest(
+            pairs,
+            out,
+            encoder=encoder or told.encoder,
+            recipe=recipe or told.recipe,
+            stages=told.stages,
+            teacher=teacher or told.teacher,
+            settings=settings,
+            task=task,
+            dev=dev,
+            retain=retain,
+            split=split,
+            columns=columns,
+            allow_swapped=allow_swapped,
+            resume=resume,
+            as_json=json_,
+        )
     )
 
 
@@ -228,13 +230,13 @@ def export(
     model: Annotated[str, typer.Argument(help=f"{MODEL[0].upper()}{MODEL[1:]}.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write.")],
     to: Annotated[str, typer.Option(help=f"{', '.join(exports.TARGETS)}.")] = "onnx",
-    dims: Annotated[int | None, typer.Option(help="Keep the first so many dimensions, made unit (Matryoshka).")] = None,
+    dim: Annotated[int | None, typer.Option(help="Keep the first so many dimensions, made unit (Matryoshka).")] = None,
     texts: Annotated[Path | None, typer.Option(help="Compare on these texts (a text a line) instead of built-in ones.")] = None,
     language: Annotated[str | None, typer.Option(help="For the card, as in en.")] = None,
     json_: Json = False,
 ) -> int:
     """Carry a model to where it is used: an ONNX graph proven equal, or a folder with its card."""
-    return exports.export(model, out, to=to, dims=dims, texts=texts, language=language, as_json=json_)
+    return exports.export(model, out, to=to, dim=dim, texts=texts, language=language, as_json=json_)
 
 
 @app.command()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nearfar.errors import BadConfig, BadInput, Mismatch
 
 if TYPE_CHECKING:
+    from nearfar.cli.recipes import Given
     from nearfar.evaluation import Evaluation
     from nearfar.training import RunResult
     from nearfar.training.config_file import ConfigFile, FileStage
@@ -60,85 +62,89 @@ def read_run_file(path: Path | None) -> ConfigFile:
     return read_config_file(path) if path else ConfigFile(())
 
 
-def train(
-    pairs: Sequence[Path],
-    out: Path,
-    *,
-    encoder: str | None,
-    recipe: str | None,
-    stages: Sequence[FileStage],
-    teacher: str | None,
-    settings: Sequence[str],
-    task: Path | None,
-    dev: Path | None,
-    retain: Path | None,
-    split: str | None,
-    columns: str | None,
-    allow_swapped: bool,
-    resume: bool,
-    as_json: bool,
-) -> int:
+@dataclass(frozen=True)
+class TrainRequest:
+    """What `nearfar train` was asked for, on the command line and in the file it names."""
+
+    pairs: Sequence[Path]
+    out: Path
+    encoder: str | None
+    recipe: str | None
+    stages: Sequence[FileStage]
+    teacher: str | None
+    settings: Sequence[str]
+    task: Path | None
+    dev: Path | None
+    retain: Path | None
+    split: str | None
+    columns: str | None
+    allow_swapped: bool
+    resume: bool
+    as_json: bool
+
+    @property
+    def is_staged(self) -> bool:
+        """Whether it is a recipe or stages, not one run."""
+        return self.recipe is not None or bool(self.stages)
+
+
+def train(asked: TrainRequest) -> int:
     """`nearfar train`: exit 1 where the result is shown to be worse than the start on the judging queries.
 
     Forgetting on the retention task is said, and changes no exit code: whether it matters is the user's to decide (`metrics.json` has it).
     """
-    from nearfar.cli.progress import shown
     from nearfar.cli.recipes import read_material, run_stages
     from nearfar.files import hash_file, hash_folder
     from nearfar.training.config import parse_settings
 
-    talk = _talk(as_json)
-    config = parse_settings(settings)
-    staged = recipe is not None or bool(stages)
-    if teacher is not None and not staged:
+    talk = _talk(asked.as_json)
+    parse_settings(asked.settings)  # what is wrong with them is said before a file is read
+    if asked.teacher is not None and not asked.is_staged:
         raise BadConfig(
-            f"--teacher {teacher}: it is for recipes. For one run: --set loss.name=margin_mse --set loss.teacher={teacher}."
+            f"--teacher {asked.teacher}: it is for recipes. For one run: --set loss.name=margin_mse --set loss.teacher={asked.teacher}."
         )
-    material = read_material(pairs, columns=read_columns(columns), allow_swapped=allow_swapped, talk=talk, texts=staged)
-    judge = _task(task, split, talk) if task else None
-    chooser = _task(dev, None, talk) if dev else None
-    before = _task(retain, None, talk) if retain else None
-    inputs = {str(path): hash_folder(path) if path.is_dir() else hash_file(path) for path in pairs}
-    inputs |= {str(folder): hash_folder(folder) for folder in (task, dev, retain) if folder}
-    if staged:
-        if before is not None:
-            raise BadConfig(
-                f"--retain {retain}: it is for one run. Compare a recipe's model afterwards: nearfar compare {out} START --task {retain}."
-            )
-        return run_stages(
-            material,
-            out,
-            recipe=recipe,
-            stages=stages,
-            encoder=encoder,
-            teacher=teacher,
-            settings=settings,
-            task=judge,
-            dev=chooser,
-            resume=resume,
-            inputs=inputs,
-            as_json=as_json,
+    columns = read_columns(asked.columns)
+    given = read_material(asked.pairs, columns=columns, allow_swapped=asked.allow_swapped, talk=talk, texts=asked.is_staged)
+    judge = _task(asked.task, asked.split, talk) if asked.task else None
+    chooser = _task(asked.dev, None, talk) if asked.dev else None
+    before = _task(asked.retain, None, talk) if asked.retain else None
+    inputs = {str(path): hash_folder(path) if path.is_dir() else hash_file(path) for path in asked.pairs}
+    inputs |= {str(folder): hash_folder(folder) for folder in (asked.task, asked.dev, asked.retain) if folder}
+    if not asked.is_staged:
+        return _train_once(asked, given, judge, chooser, before, inputs)
+    if before is not None:
+        raise BadConfig(
+            f"--retain {asked.retain}: it is for one run. Compare a recipe's model afterwards: nearfar compare {asked.out} START "
+            f"--task {asked.retain}."
         )
+    return run_stages(asked, given, judge, chooser, inputs)
+
+
+def _train_once(
+    asked: TrainRequest, given: Given, task: Task | None, dev: Task | None, retain: Task | None, inputs: Mapping[str, str]
+) -> int:
+    from nearfar.cli.progress import shown
     from nearfar.cli.run_report import report_run
     from nearfar.encoders import load_encoder
+    from nearfar.training import parse_settings
     from nearfar.training import train as run_training
 
     with shown() as progress:
         result = run_training(
-            material.pairs,
-            out=out,
-            encoder=encoder or "static",
-            config=config,
-            task=judge,
-            dev=chooser,
-            retain=before,
-            resume=resume,
+            given.pairs,
+            out=asked.out,
+            encoder=asked.encoder or "static",
+            config=parse_settings(asked.settings),
+            task=task,
+            dev=dev,
+            retain=retain,
+            resume=asked.resume,
             inputs=inputs,
-            where=material.where,
+            where=given.where,
             progress=progress,
         )
-    report_run(result, encoder=load_encoder(out))
-    _tell_run(out, result, as_json=as_json)
+    report_run(result, encoder=load_encoder(asked.out))
+    _tell_run(asked.out, result, as_json=asked.as_json)
     return 1 if result.verdict == "worse" else 0
 
 

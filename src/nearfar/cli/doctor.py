@@ -12,6 +12,20 @@ from typing import NamedTuple
 from nearfar import __version__
 from nearfar.errors import NearfarError
 
+EXTRAS = {
+    "peft": ("peft",),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "tracking": ("tensorboard",),
+    "datasets": ("datasets",),
+}
+"""What pyproject.toml calls the parts that not everyone needs, and the packages each brings."""
+_SERVES = {
+    "peft": "LoRA adapters (lora.rank)",
+    "onnx": "nearfar export --to onnx",
+    "tracking": "TensorBoard (watch.tensorboard)",
+    "datasets": "making `datasets` folders (they are read without it)",
+}
+
 
 class Check(NamedTuple):
     """One thing looked at. `needed`: nearfar does not work without it."""
@@ -39,8 +53,23 @@ def examine() -> list[Check]:
             checks.append(Check(name, True, version(name)))
         except PackageNotFoundError:
             checks.append(Check(name, False, "not installed", "Install nearfar again: pip install -c constraints.txt nearfar"))
+    checks += [_extra(name, packages) for name, packages in EXTRAS.items()]
     checks += [_machine(), _memory(), _accelerator(), _starter(), _cache(), _loss()]
     return checks
+
+
+def _extra(name: str, packages: tuple[str, ...]) -> Check:
+    """An extra of the installation: what it is for, and how to have it where it is not there."""
+    found, missing = [], []
+    for package in packages:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            missing.append(package)
+    if not missing:
+        return Check(f"extra {name}", True, f"{', '.join(found)}: {_SERVES[name]}", needed=False)
+    remedy = f"For {_SERVES[name]}: pip install 'nearfar[{name}]'"
+    return Check(f"extra {name}", False, f"{', '.join(missing)} not installed", remedy, needed=False)
 
 
 def _machine() -> Check:
@@ -51,9 +80,12 @@ def _machine() -> Check:
 
 
 def _memory() -> Check:
-    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+    from nearfar.training.memory import total_memory
+
+    found = total_memory()
+    if found is None:
         return Check("memory", True, "unknown")
-    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    size = found / 1e9
     enough = size > 3
     return Check("memory", enough, f"{size:.1f} GB", "" if enough else "The demo wants 3 GB.", needed=False)
 

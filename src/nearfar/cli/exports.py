@@ -24,7 +24,7 @@ def export(
     out: Path,
     *,
     to: str,
-    dims: int | None,
+    dim: int | None,
     texts: Path | None,
     language: str | None,
     as_json: bool,
@@ -42,7 +42,7 @@ def export(
     samples = _texts(texts) if texts else SAMPLES
     with shown() as progress:
         encoder = load_encoder(model, progress=progress)
-        options: dict[str, Any] = {"name": model, "dims": dims, "language": language, "texts": samples, "progress": progress}
+        options: dict[str, Any] = {"name": model, "dim": dim, "language": language, "texts": samples, "progress": progress}
         if to == "sentence-transformers":
             found = export_folder(encoder, out, **options)
         else:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from nearfar.errors import BadConfig, BadInput
 
 if TYPE_CHECKING:
+    from nearfar.cli.commands import TrainRequest
     from nearfar.recipes import Bench, Recipe
     from nearfar.training.config_file import FileStage
     from nearfar.types import Pair, Task
@@ -136,56 +137,38 @@ def _pick(stage: FileStage) -> Callable[[Bench], list[Pair]]:
     return pick
 
 
-def run_stages(
-    given: Given,
-    out: Path,
-    *,
-    recipe: str | None,
-    stages: Sequence[FileStage],
-    encoder: str | None,
-    teacher: str | None,
-    settings: Sequence[str],
-    task: Task | None,
-    dev: Task | None,
-    resume: bool,
-    inputs: Mapping[str, str],
-    as_json: bool,
-) -> int:
+def run_stages(asked: TrainRequest, given: Given, task: Task | None, dev: Task | None, inputs: Mapping[str, str]) -> int:
     """Run all stages, write each stage's report, say what came of it: exit 1 where the last model is shown to be worse than the start."""
     from nearfar.cli.progress import shown
-    from nearfar.cli.run_report import report_run, say_verdict
+    from nearfar.cli.run_report import report_run, tell_recipe
     from nearfar.encoders import load_encoder
-    from nearfar.evaluation import score_table
     from nearfar.recipes import run_recipe
 
-    chosen = choose_recipe(recipe, stages, encoder)
+    chosen, out, own = choose_recipe(asked.recipe, asked.stages, asked.encoder), asked.out, asked.recipe is None
     with shown() as progress:
         result = run_recipe(
             # a file's own settings stand below its stages'; a recipe's stand below the user's
-            replace(chosen, settings=tuple(settings)) if recipe is None else chosen,
+            replace(chosen, settings=tuple(asked.settings)) if own else chosen,
             given.pairs,
             out=out,
             texts=given.texts,
-            encoder=encoder,
-            teacher=teacher,
-            settings=() if recipe is None else settings,
+            encoder=asked.encoder,
+            teacher=asked.teacher,
+            settings=() if own else asked.settings,
             task=task,
             dev=dev,
-            resume=resume,
+            resume=asked.resume,
             inputs=inputs,
             progress=progress,
         )
     for stage in result.stages:
         report_run(stage, encoder=load_encoder(stage.run))
-    if as_json:
+    if asked.as_json:
         told = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
         print(json.dumps(told | {"run": str(out), "recipe": chosen.name}, ensure_ascii=False), flush=True)
     else:
-        if result.comparison:
-            evaluations = [e for e in (result.start, result.trained) if e is not None]
-            print("\n" + score_table(evaluations, [result.comparison]))
-        print("\n" + say_verdict(result.verdict))
+        print("\n" + tell_recipe(result))
         folders = ", ".join(folder.name for folder in result.folders)
-        print(f"The model is in {out}: model/; its stages, each with a report.html: {folders}.")
+        print(f"\nThe model is in {out}: model/; its stages, each with a report.html: {folders}.")
         print(f"Next: nearfar index {quote(str(out))} CORPUS -o INDEX, then nearfar search INDEX 'your query'")
     return 1 if result.verdict == "worse" else 0

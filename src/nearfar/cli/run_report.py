@@ -11,8 +11,10 @@ from nearfar.errors import NearfarError
 from nearfar.evaluation import Comparison, Evaluation, RankChange, rank_changes, score_table
 from nearfar.files import read_json
 from nearfar.metrics.ranking import label
+from nearfar.recipes import RecipeResult
 from nearfar.report import Change, MapPoint, Report, Retained, Score, StepPoint, System, project, write_report
 from nearfar.training import RunResult, describe_config
+from nearfar.training.reasons import Reason
 from nearfar.types import Encoder, Task
 
 MAP_POINTS = 1500
@@ -74,21 +76,29 @@ def tell_result(result: RunResult) -> str:
     kept = result.retention
     if kept and kept.comparison and kept.start and kept.trained:
         parts.append(f"Retention, on {kept.start.task}:\n" + score_table([kept.start, kept.trained], [kept.comparison]))
+    return "\n\n".join([*parts, "\n".join(result.conclusion), *_why("What this run tells", result.reasons)])
+
+
+def tell_recipe(result: RecipeResult) -> str:
+    """What the stages of a recipe came to, for a terminal: the last model against the very start, then what each stage says as a run."""
+    parts = []
+    if result.comparison and result.start and result.trained:
+        parts.append(score_table([result.start, result.trained], [result.comparison]))
     parts.append("\n".join(result.conclusion))
-    if result.reasons:
-        told = [f"- {reason.found}\n  {reason.advice}" for reason in result.reasons]
-        parts.append("\n".join(["What this run tells about why, and what to try:", *told]))
+    for stage in result.told if len(result.told) > 1 else ():
+        parts.append("\n".join([f"Stage {stage.name}, against the model it began with:", *stage.conclusion]))
+        parts += _why(f"What stage {stage.name} tells", stage.reasons)
+    for stage in result.told if len(result.told) == 1 else ():
+        parts += [
+            *(["\n".join(stage.conclusion[1:])] if stage.conclusion[1:] else []),
+            *_why("What this run tells", stage.reasons),
+        ]
     return "\n\n".join(parts)
 
 
-def say_verdict(verdict: str) -> str:
-    """What a verdict means, in a sentence."""
-    return {
-        "improved": "Training helped: the gain is shown on held-out queries (p < 0.05).",
-        "not shown": "Not shown to be better: the difference on held-out queries may be chance. Do not ship it for this reason.",
-        "worse": "Training made it worse on held-out queries (p < 0.05). Keep the model you started from.",
-        "not judged": "Not judged: too few pairs to hold any out. Give a task (--eval FOLDER) to find out whether it helped.",
-    }[verdict]
+def _why(who: str, reasons: Sequence[Reason]) -> list[str]:
+    told = [f"- {reason.found}\n  {reason.advice}" for reason in reasons]
+    return ["\n".join([f"{who} about why, and what to try:", *told])] if told else []
 
 
 def headline(comparisons: Sequence[Comparison], metric: str = "ndcg@10") -> list[str]:

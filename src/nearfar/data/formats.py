@@ -108,12 +108,33 @@ def _read_jsonl(path: Path, text: str) -> Table:
                 raise BadInput(
                     f'{where}: expected a JSON object, found {type(record).__name__}. Write {{"query": ..., "positive": ...}}.'
                 )
+            if "\\ud" in line or "\\uD" in line:
+                refuse_halves(where, record)
             yield Row(where, record)
 
     names: dict[str, None] = {}
     for row in rows():  # columns of JSONL may vary by row: all names are known before the first row is understood
         names.update(dict.fromkeys(row.values))
     return Table(list(names), rows())
+
+
+def refuse_halves(where: str, value: Any) -> None:
+    """Raise `BadInput` where a text within a JSON value holds half of a surrogate pair, which JSON can escape and no file can hold."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(value[error.start]):04x}"
+            raise BadInput(
+                f"{where}: {half} at character {error.start + 1} of {value[:20].encode(errors='replace').decode()!r} is half of a surrogate pair, "
+                "no character: an emoji was cut in two, or the file is damaged. Write the whole character, or drop the line."
+            ) from None
+    elif isinstance(value, dict):
+        for each in (*value, *value.values()):
+            refuse_halves(where, each)
+    elif isinstance(value, list):
+        for each in value:
+            refuse_halves(where, each)
 
 
 def _read_csv(path: Path, text: str, delimiter: str) -> Table:

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from nearfar.data.formats import Row, read_table, write_table
+from nearfar.data.formats import Row, read_table, refuse_halves, write_table
 from nearfar.errors import BadInput
 from nearfar.types import MinedNegative, Pair
 
@@ -184,6 +184,7 @@ def _negative_list(row: Row, column: str) -> list[str]:
             raise BadInput(
                 f"{row.where}: '{column}' is {value[:40]!r}, expected a JSON list of texts. A single text goes into a 'negative' column."
             ) from None
+        refuse_halves(row.where, value)
     if not isinstance(value, list):
         raise BadInput(f"{row.where}: '{column}' is {type(value).__name__}, expected a list of texts.")
     return [_text(Row(row.where, {f"{column}[{i}]": item}), f"{column}[{i}]") for i, item in enumerate(value)]

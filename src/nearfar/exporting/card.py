@@ -70,7 +70,7 @@ def card_text(
     *,
     load: str,
     language: str | None = None,
-    dims: int | None = None,
+    dim: int | None = None,
     onnx: str | None = None,
     table: Mapping[str, Any] | None = None,
 ) -> str:
@@ -82,7 +82,7 @@ def card_text(
     parts = [
         _head(known, root, onnx),
         f"# {Path(load).parts[0] if load else name}",
-        _what(encoder, name, origin, dims, onnx, table),
+        _what(encoder, name, origin, dim, onnx, table),
         "## Did training help?",
         *([f"This is about the teacher, `{table['teacher']}`, not about the table."] if table else []),
         *_scores(origin),
@@ -95,7 +95,7 @@ def card_text(
         "## How to load it",
         *how_to_load(load, onnx, special=not is_static(encoder)),
         "## Limits",
-        "\n".join(f"- {line}" for line in _limits(encoder, origin, known, dims, onnx)),
+        "\n".join(f"- {line}" for line in _limits(encoder, origin, known, dim, onnx)),
         "## Licence",
         "_To be filled in by whoever publishes this model; the base model and the data may bind it._",
     ]
@@ -117,7 +117,7 @@ def _head(language: str | None, root: str | None, onnx: str | None) -> str:
 
 
 def _what(
-    encoder: AnyEncoder, name: str, origin: Origin | None, dims: int | None, onnx: str | None, table: Mapping[str, Any] | None
+    encoder: AnyEncoder, name: str, origin: Origin | None, dim: int | None, onnx: str | None, table: Mapping[str, Any] | None
 ) -> str:
     kind = (
         "token table" if is_static(encoder) else "pair of encoders" if isinstance(encoder, TwoTowerEncoder) else "transformer"
@@ -131,8 +131,8 @@ def _what(
         told.append(
             f"Made from `{table['teacher']}` without training: its token rows, reduced, weighted by rarity ({weights})."
         )
-    if dims is not None:
-        told.append(f"Rows are cut to the first {dims} dimensions and made unit again.")
+    if dim is not None:
+        told.append(f"Rows are cut to the first {dim} dimensions and made unit again.")
     if onnx is not None:
         told.append("This folder holds it as an ONNX graph" + (", its weights in int8." if onnx == "onnx-int8" else "."))
     return " ".join(told)
@@ -224,7 +224,7 @@ def _lineage(origin: Origin | None, name: str, root: str | None) -> list[str]:
     return [*told, *(["It is a stage of several: " + ", ".join(f"{k} {v}" for k, v in stage.items()) + "."] if stage else [])]
 
 
-def _limits(encoder: AnyEncoder, origin: Origin | None, language: str | None, dims: int | None, onnx: str | None) -> list[str]:
+def _limits(encoder: AnyEncoder, origin: Origin | None, language: str | None, dim: int | None, onnx: str | None) -> list[str]:
     towers = [encoder.query, encoder.document] if isinstance(encoder, TwoTowerEncoder) else [encoder]
     lengths = [tower.max_length for tower in towers if tower.max_length is not None]
     told = [
@@ -239,7 +239,7 @@ def _limits(encoder: AnyEncoder, origin: Origin | None, language: str | None, di
             "Its scores are of the queries above: on other topics, other kinds of query or other languages it may do worse than the start."
         )
         told.append("Intervals are over queries; another seed of training would move the scores as well.")
-    if dims is not None:
+    if dim is not None:
         told.append("The scores above were measured before the rows were cut. Measure again what you use.")
     if onnx == "onnx-int8":
         told.append("In int8 a row depends a little on what else is in its batch; `export.json` has the measured cosines.")

@@ -29,20 +29,20 @@ def export_folder(
     out: Path | str,
     *,
     name: str | Path,
-    dims: int | None = None,
+    dim: int | None = None,
     language: str | None = None,
     texts: Sequence[str] = SAMPLES,
     progress: Progress = silent,
 ) -> Exported:
     """Write `out`: the model, `README.md` (its card) and `export.json`, whole or not at all; an earlier export is replaced.
 
-    `name` is what the model is called: of a run, the card tells all that the run recorded. `dims` keeps that many dimensions and makes
+    `name` is what the model is called: of a run, the card tells all that the run recorded. `dim` keeps that many dimensions and makes
     the rows unit. The folder is opened again and compared with the encoder on `texts`. Raises `BadInput` where `out` holds something
-    else, `BadConfig` for impossible dims, `Unfaithful` where the rows differ.
+    else, `BadConfig` for an impossible `dim`, `Unfaithful` where the rows differ.
     """
     out = Path(out)
     check_out(out)
-    made = keep_dims(encoder, dims)
+    made = keep_dim(encoder, dim)
     progress("export", 0, 2)
     with atomic_folder(out) as target:
         save_into(made, target)
@@ -50,14 +50,14 @@ def export_folder(
         progress("export", 1, 2)
         rows = both_rows(made, lambda items, role, _: embed(opened, items, role=role), texts)
         difference = check_equal(rows, "the saved folder")
-        card = card_text(opened, shown_name(name), read_origin(name), language=language, dims=dims, load=out.name)
+        card = card_text(opened, shown_name(name), read_origin(name), language=language, dim=dim, load=out.name)
         (target / "README.md").write_text(card, encoding="utf-8")
         facts = {
             "to": "sentence-transformers",
             "source": shown_name(name),
             "model": opened.fingerprint(),
             "dim": opened.dim,
-            "dims": dims,
+            "truncate_dim": dim,
             "parity": {"largest_difference": difference, "tolerance": TOLERANCE, "texts": len(texts)},
         }
         size = write_record(target, facts)
@@ -65,26 +65,26 @@ def export_folder(
     return Exported(out, "sentence-transformers", opened.dim, difference, len(texts), size)
 
 
-def keep_dims(encoder: AnyEncoder, dims: int | None) -> AnyEncoder:
-    """The encoder whose rows are the first `dims` dimensions, unit, by a table cut or a Dense that slices; it shares the weights.
+def keep_dim(encoder: AnyEncoder, dim: int | None) -> AnyEncoder:
+    """The encoder whose rows are the first `dim` dimensions, unit, by a table cut or a Dense that slices; it shares the weights.
 
     A cut that the encoder has already is written in the same way, so that its unit rows are unit in sentence-transformers too.
     Raises `BadConfig` where there are not so many dimensions.
     """
-    if dims is not None:
-        cut_rows(encoder, dims)  # says what is wrong with it
+    if dim is not None:
+        cut_rows(encoder, dim)  # says what is wrong with it
     if isinstance(encoder, TwoTowerEncoder):
-        query, document = keep_dims(encoder.query, dims), keep_dims(encoder.document, dims)
+        query, document = keep_dim(encoder.query, dim), keep_dim(encoder.document, dim)
         assert not isinstance(query, TwoTowerEncoder)
         assert not isinstance(document, TwoTowerEncoder)
         return TwoTowerEncoder(query, document)
     if isinstance(encoder, StaticEncoder):
-        if dims is None:
+        if dim is None:
             return encoder
         return StaticEncoder(
-            encoder.weight[:, :dims], encoder.tokenizer, max_length=encoder.max_length, prompts=encoder.prompts, normalize=True
+            encoder.weight[:, :dim], encoder.tokenizer, max_length=encoder.max_length, prompts=encoder.prompts, normalize=True
         )
-    kept = dims if dims is not None else encoder.truncate_dim if encoder.normalize else None
+    kept = dim if dim is not None else encoder.truncate_dim if encoder.normalize else None
     if kept is None:
         return encoder
     heads = [head for head in encoder.heads if isinstance(head, Dense)]

@@ -26,7 +26,7 @@ from nearfar.encoders.adapt import cut_rows, rebuild
 from nearfar.encoders.pooling import PoolingMode, pool
 from nearfar.errors import BadInput, Missing
 from nearfar.exporting.card import card_text
-from nearfar.exporting.folder import keep_dims, save_into
+from nearfar.exporting.folder import keep_dim, save_into
 from nearfar.exporting.origin import read_origin
 from nearfar.exporting.parity import TOLERANCE, both_rows, check_equal, cosines
 from nearfar.exporting.record import Exported, Quantized, check_out, shown_name, write_record
@@ -49,7 +49,7 @@ def export_onnx(
     *,
     name: str | Path,
     kind: OnnxKind = "onnx",
-    dims: int | None = None,
+    dim: int | None = None,
     language: str | None = None,
     texts: Sequence[str] = SAMPLES,
     progress: Progress = silent,
@@ -57,7 +57,7 @@ def export_onnx(
     """Write `out`: `onnx/model.onnx`, the tokenizer, configurations, a card and `export.json`, whole or not at all.
 
     The graph is run by onnxruntime on `texts`, each alone and all in one padded batch, and compared with the encoder; int8 is made of
-    the graph that agrees, and its cosines are measured. `dims` keeps that many dimensions and makes the rows unit.
+    the graph that agrees, and its cosines are measured. `dim` keeps that many dimensions and makes the rows unit.
     Raises `Unfaithful` where any number differs by more than 1e-4, `BadInput` where `out` holds something else or the model cannot be
     written, `Missing` where a package is not there.
     """
@@ -70,7 +70,7 @@ def export_onnx(
         raise BadInput(
             f"{name}: this model has two towers, and a graph holds one encoder. Export it with --to sentence-transformers."
         )
-    folder, cut = keep_dims(encoder, dims), _cut(encoder, dims)
+    folder, cut = keep_dim(encoder, dim), _cut(encoder, dim)
     steps = 3 if kind == "onnx" else 5
     progress("export", 0, steps)
     with atomic_folder(out) as target:
@@ -78,9 +78,9 @@ def export_onnx(
         graph = target / GRAPH
         big = write_graph(cut, graph)
         progress("export", 1, steps)
-        card = card_text(cut, shown_name(name), read_origin(name), language=language, dims=dims, load=out.name, onnx=kind)
+        card = card_text(cut, shown_name(name), read_origin(name), language=language, dim=dim, load=out.name, onnx=kind)
         (target / "README.md").write_text(card, encoding="utf-8")
-        facts = _facts(cut, name, kind, dims)
+        facts = _facts(cut, name, kind, dim)
         write_record(target, facts)
         difference = check_equal(both_rows(cut, _runner(target), texts), "the ONNX graph")
         progress("export", 2, steps)
@@ -218,11 +218,11 @@ def takes_types(encoder: TransformerEncoder) -> bool:
     return "token_type_ids" in asked and "token_type_ids" in encoder.hf_tokenizer.model_input_names
 
 
-def _cut(encoder: StaticEncoder | TransformerEncoder, dims: int | None) -> StaticEncoder | TransformerEncoder:
+def _cut(encoder: StaticEncoder | TransformerEncoder, dim: int | None) -> StaticEncoder | TransformerEncoder:
     """The encoder of the graph: rows cut by taking their first numbers, which int8 leaves exact where it would round a matrix."""
-    if dims is None:
+    if dim is None:
         return encoder
-    cut = cut_rows(encoder, dims)
+    cut = cut_rows(encoder, dim)
     if isinstance(cut, TransformerEncoder):
         return rebuild(cut, [head for head in cut.heads if isinstance(head, Dense)], cut.truncate_dim, normalize=True)
     return StaticEncoder(cut.weight, cut.tokenizer, max_length=cut.max_length, prompts=cut.prompts)
@@ -237,16 +237,14 @@ def _lay_out(encoder: AnyEncoder, target: Path) -> None:
     encoder.tokenizer.save(str(target / "tokenizer.json"))
 
 
-def _facts(
-    encoder: StaticEncoder | TransformerEncoder, name: str | Path, kind: OnnxKind, dims: int | None
-) -> dict[str, object]:
+def _facts(encoder: StaticEncoder | TransformerEncoder, name: str | Path, kind: OnnxKind, dim: int | None) -> dict[str, object]:
     is_table = isinstance(encoder, StaticEncoder)
     return {
         "to": kind,
         "source": shown_name(name),
         "model": encoder.fingerprint(),
         "dim": encoder.dim,
-        "dims": dims,
+        "truncate_dim": dim,
         "normalize": encoder.normalize,
         "max_length": encoder.max_length,
         "prompts": {"query": encoder.prompts.query, "document": encoder.prompts.document},

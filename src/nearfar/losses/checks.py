@@ -1,13 +1,64 @@
-"""Checks that several losses share: a knob above zero, finite numbers beside rows."""
+"""Checks that several losses share: a knob above zero, finite numbers beside rows, refusals in the words of the caller's own call."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from nearfar.errors import BadInput
+
+_Loss = TypeVar("_Loss", bound=Callable[..., Any])
+
+
+def spoken(**words: str) -> Callable[[_Loss], _Loss]:
+    """A loss whose refusals name its own arguments: `words` says what those it calls call them, as in queries="a".
+
+    What is no tensor is refused as well, and not left to torch. Nothing is looked at unless the loss fails, so nothing costs time.
+    """
+
+    def spoken_by(loss: _Loss) -> _Loss:
+        @functools.wraps(loss)
+        def call(*arguments: Any, **options: Any) -> Any:
+            try:
+                return loss(*arguments, **options)
+            except BadInput as error:
+                if not words:
+                    raise
+                own = re.sub(rf"(?<![\w.])({'|'.join(words)})(?!\w)", lambda found: words[found[0]], str(error))
+                raise BadInput(own) from None
+            except (AttributeError, TypeError) as error:
+                if (said := _no_tensor(loss, arguments, options)) is None:
+                    raise
+                raise BadInput(said) from error
+
+        return cast(_Loss, call)
+
+    return spoken_by
+
+
+def _no_tensor(loss: Callable[..., object], arguments: tuple[object, ...], options: dict[str, object]) -> str | None:
+    """Which argument should be a tensor and is none, in a sentence; None where all are what they should be, or the call fits no signature."""
+    signature = inspect.signature(loss)
+    try:
+        given = signature.bind(*arguments, **options).arguments
+    except TypeError:
+        return None
+    for name, value in given.items():
+        kind = str(signature.parameters[name].annotation)
+        if "Tensor" not in kind or isinstance(value, torch.Tensor) or (value is None and "None" in kind):
+            continue
+        if "float" in kind and isinstance(value, (int, float)):
+            continue
+        wanted = "a number or a tensor" if "float" in kind else "a tensor"
+        return f"{name}: expected {wanted}, found {type(value).__name__}. Convert it: torch.as_tensor({name})."
+    return None
 
 
 def above_zero(name: str, knob: float | Tensor) -> float | Tensor:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import BadInput
+from nearfar.losses.checks import spoken
 from nearfar.similarity.nested import check_dims, nested_row_losses
 from nearfar.similarity.slabs import SlabOptions
 from nearfar.types import Loss, SlabTargets, Targets
@@ -79,6 +80,7 @@ def matryoshka(loss: Loss, dims: Sequence[int], weights: Sequence[float] | None 
     return nested
 
 
+@spoken()
 def matryoshka_info_nce(
     queries: Float[Tensor, "b d"],
     candidates: Float[Tensor, "n d"],

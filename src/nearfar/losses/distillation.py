@@ -7,17 +7,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import BadInput
-from nearfar.losses.checks import above_zero, finite_numbers
+from nearfar.losses.checks import above_zero, finite_numbers, spoken
 from nearfar.similarity.distances import Distance, pair_distances, refuse_bad_rows
 
 
+@spoken()
 def margin_mse(
     queries: Float[Tensor, "b d"],
     positives: Float[Tensor, "b d"],
     negatives: Float[Tensor, "b d"] | Float[Tensor, "b k d"],
     teacher_margin: Float[Tensor, " b"] | Float[Tensor, "b k"],
 ) -> Float[Tensor, " b"]:
-    """Squared difference of (q . p - q . n) from the teacher's margin, the mean over k negatives (Hofstätter 2020, arXiv 2010.02666)."""
+    """Squared difference of (q . p - q . n) from the teacher's margin, the mean over k negatives (Hofstätter 2020, arXiv 2010.02666).
+
+    Not scaled, so in float32 it is finite for rows shorter than about 1e9: dot products of longer ones square to infinity.
+    """
     rows = negatives[:, None] if negatives.ndim == 2 else negatives
     if rows.ndim != 3 or 0 in rows.shape:
         raise BadInput(f"negatives: expected rows [b, d] or [b, k, d], found shape {tuple(negatives.shape)}.")
@@ -35,6 +39,7 @@ def margin_mse(
     return (margin - wanted.detach()).square().mean(dim=1)
 
 
+@spoken()
 def score_kl(
     queries: Float[Tensor, "b d"],
     candidates: Float[Tensor, "b k d"],
@@ -55,6 +60,7 @@ def score_kl(
     return (teacher.exp() * (teacher - student)).sum(dim=1) * knob**2
 
 
+@spoken()
 def list_mle(
     queries: Float[Tensor, "b d"],
     candidates: Float[Tensor, "b k d"],
@@ -71,11 +77,13 @@ def list_mle(
     return (ordered.flip(1).logcumsumexp(dim=1).flip(1) - ordered).sum(dim=1)
 
 
+@spoken()
 def embedding_mse(rows: Float[Tensor, "b d"], teacher_rows: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
     """Mean squared difference over the dimensions (Reimers and Gurevych 2020, arXiv 2004.09813)."""
     return embedding_distance(rows, teacher_rows, distance="squared_euclidean") / rows.shape[1]
 
 
+@spoken()
 def embedding_distance(
     rows: Float[Tensor, "b d"], teacher_rows: Float[Tensor, "b d"], *, distance: Distance = "cosine"
 ) -> Float[Tensor, " b"]:

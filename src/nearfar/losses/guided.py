@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import BadInput
+from nearfar.losses.checks import spoken
 from nearfar.similarity.partitions import Keep, row_partitions
 from nearfar.similarity.products import slab_dtype
 from nearfar.similarity.slabs import SlabOptions, check_problem
@@ -22,6 +23,10 @@ Contrast = Literal["candidates", "queries", "positives"]
 """What a query's positive competes with: the candidates, the other queries, and (the positive itself) the other positives."""
 
 
+_check_guide = spoken(queries="guide_queries", candidates="guide_candidates")(check_problem)
+
+
+@spoken()
 def gist(
     queries: Float[Tensor, "b d"],
     candidates: Float[Tensor, "n d"],
@@ -47,7 +52,7 @@ def gist(
     weights, precision = slabs.get("weights"), slabs.get("precision")
     rows_per_slab = slabs.get("rows_per_slab")
     knob = check_problem(queries, candidates, Targets(), temperature=temperature, weights=weights, rows_per_slab=rows_per_slab)
-    check_problem(guide_queries, guide_candidates, Targets(), temperature=1.0)
+    _check_guide(guide_queries, guide_candidates, Targets(), temperature=1.0)
     if len(guide_queries) != len(queries) or len(guide_candidates) != len(candidates):
         raise BadInput(
             f"guide: {len(guide_queries)} queries and {len(guide_candidates)} candidates beside {len(queries)} and {len(candidates)}. "

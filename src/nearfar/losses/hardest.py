@@ -13,11 +13,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import BadInput
+from nearfar.losses.checks import spoken
 from nearfar.similarity.distances import refuse_bad_rows, unit
 from nearfar.similarity.slabs import SlabOptions, row_losses
 from nearfar.types import RowLoss, SlabTargets, Targets
 
 
+@spoken()
 def hardest_negative(
     queries: Float[Tensor, "b d"],
     candidates: Float[Tensor, "n d"],
@@ -39,6 +41,7 @@ def hardest_negative(
     return _run(loss, queries, candidates, targets, slabs)
 
 
+@spoken()
 def mega_batch_margin(
     queries: Float[Tensor, "b d"],
     candidates: Float[Tensor, "n d"],

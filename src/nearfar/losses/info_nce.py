@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import BadInput
+from nearfar.losses.checks import spoken
 from nearfar.similarity.exponentials import exponentials
 from nearfar.similarity.partitions import Keep, log_partitions, row_partitions
 from nearfar.similarity.products import Precision, Products, slab_dtype
@@ -37,6 +38,7 @@ Direction = Literal["query_to_candidate", "candidate_to_query", "query_to_query"
 """What a pair is contrasted with."""
 
 
+@spoken()
 def info_nce(
     queries: Float[Tensor, "b d"],
     candidates: Float[Tensor, "n d"],

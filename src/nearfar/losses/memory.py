@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nearfar.errors import BadInput
+from nearfar.losses.checks import spoken
 from nearfar.similarity.slabs import SlabOptions, row_losses
 from nearfar.types import SlabTargets, Targets
 
@@ -110,6 +111,7 @@ class Queue(nn.Module):
         return torch.cat([first, held])
 
 
+@spoken()
 def cross_batch(
     embeddings: Float[Tensor, "b d"],
     labels: Int[Tensor, " b"],

@@ -7,12 +7,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import BadInput
-from nearfar.losses.checks import above_zero
+from nearfar.losses.checks import above_zero, spoken
 from nearfar.similarity.distances import refuse_bad_rows, root, unit
 from nearfar.similarity.partitions import row_partitions
 from nearfar.similarity.products import slab_dtype, wide_dtype
 
 
+@spoken()
 def vicreg(
     view1: Float[Tensor, "b d"],
     view2: Float[Tensor, "b d"],
@@ -24,6 +25,7 @@ def vicreg(
     """Invariance, variance and covariance of two views (Bardes 2022, arXiv 2105.04906, eq. 1-6, its weights by default): one scalar.
 
     Mean squared difference; hinge of each dimension's standard deviation at 1; squared covariances off the diagonal over d, of both views.
+    Not scaled, so in float32 it is finite for entries below about 1e9: squared covariances of larger ones are infinite.
     """
     b, d = _shape(view1, view2)
 
@@ -37,6 +39,7 @@ def vicreg(
     return invariance * (view1 - view2).square().mean() + variance * (v1 + v2) + covariance * (c1 + c2)
 
 
+@spoken()
 def barlow_twins(view1: Float[Tensor, "b d"], view2: Float[Tensor, "b d"], *, redundancy: float = 0.005) -> Float[Tensor, ""]:
     """Distance of the cross-correlation matrix from the identity, off-diagonal entries times `redundancy` (Zbontar 2021, arXiv 2103.03230, eq. 1)."""
     b, _ = _shape(view1, view2)
@@ -52,6 +55,7 @@ def barlow_twins(view1: Float[Tensor, "b d"], view2: Float[Tensor, "b d"], *, re
     return (1 - diagonal).square().sum() + redundancy * (matrix.square().sum() - diagonal.square().sum())
 
 
+@spoken()
 def alignment(a: Float[Tensor, "b d"], b: Float[Tensor, "b d"], *, power: float = 2.0) -> Float[Tensor, " b"]:
     """Distance of the two rows of each pair to `power` (Wang and Isola 2020, arXiv 2005.10242, section 4.1). Pass unit rows."""
     _shape(a, b, least=1)
@@ -60,6 +64,7 @@ def alignment(a: Float[Tensor, "b d"], b: Float[Tensor, "b d"], *, power: float 
     return squared if power == 2 else root(squared).pow(power)
 
 
+@spoken()
 def uniformity(rows: Float[Tensor, "b d"], *, sharpness: float = 2.0, rows_per_slab: int | None = None) -> Float[Tensor, ""]:
     """Log of the mean of exp(-sharpness x squared distance) over pairs of rows (Wang and Isola 2020, section 4.1): one scalar.
 
@@ -80,6 +85,7 @@ def uniformity(rows: Float[Tensor, "b d"], *, sharpness: float = 2.0, rows_per_s
     return sums.logsumexp(dim=0) - 2 * sharpness - torch.tensor(float(b * (b - 1)), dtype=rows.dtype, device=rows.device).log()
 
 
+@spoken()
 def global_orthogonal(rows: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
     """Squared mean of the cosines of all pairs of rows, plus what their mean square exceeds 1 / d by: one scalar, to be added to a loss.
 

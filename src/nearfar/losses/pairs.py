@@ -14,13 +14,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nearfar.errors import BadInput
-from nearfar.losses.checks import finite_numbers
+from nearfar.losses.checks import finite_numbers, spoken
 from nearfar.similarity.distances import Distance, pair_distances, refuse_bad_rows
 
 PairFeature = Literal["rows", "difference", "product"]
 """What is known of a pair (u, v): u and v themselves, |u - v|, u x v."""
 
 
+@spoken()
 def contrastive(
     a: Float[Tensor, "b d"],
     b: Float[Tensor, "b d"],
@@ -40,6 +41,7 @@ def contrastive(
     return torch.where(_claims(similar, a), between, (margin - between).clamp(min=0)).pow(power) / power
 
 
+@spoken()
 def online_contrastive(
     a: Float[Tensor, "b d"],
     b: Float[Tensor, "b d"],
@@ -62,12 +64,14 @@ def online_contrastive(
     return torch.where(claims, pull, push)
 
 
+@spoken()
 def cosine_regression(a: Float[Tensor, "b d"], b: Float[Tensor, "b d"], scores: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
     """Squared difference of the cosine similarity from `scores` (Reimers and Gurevych 2019, arXiv 1908.10084, section 3)."""
     finite_numbers("scores", scores, (len(a),), "pair")
     return (1 - pair_distances(a, b, "cosine") - scores).square()
 
 
+@spoken()
 def contrastive_tension(a: Float[Tensor, "b d"], b: Float[Tensor, "b d"], similar: Bool[Tensor, " b"]) -> Float[Tensor, " b"]:
     """-log sigmoid(u . v) of similar pairs, -log(1 - sigmoid(u . v)) of others (Carlsson 2021, "Semantic Re-tuning with Contrastive Tension").
 
@@ -80,6 +84,7 @@ def contrastive_tension(a: Float[Tensor, "b d"], b: Float[Tensor, "b d"], simila
     return F.softplus(torch.where(_claims(similar, a), -logits, logits))
 
 
+@spoken()
 def pair_classes(
     a: Float[Tensor, "b d"],
     b: Float[Tensor, "b d"],

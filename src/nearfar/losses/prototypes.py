@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearfar.errors import BadInput
-from nearfar.losses.checks import fixed
+from nearfar.losses.checks import fixed, spoken
 from nearfar.losses.info_nce import info_nce
 from nearfar.losses.labels import check_labels
 from nearfar.losses.softmax import decoupled
@@ -19,6 +19,7 @@ from nearfar.similarity.slabs import SlabOptions, row_losses
 from nearfar.types import SlabTargets, Targets
 
 
+@spoken(queries="embeddings", candidates="prototypes")
 def softmax_classes(
     embeddings: Float[Tensor, "b d"],
     prototypes: Float[Tensor, "c d"],
@@ -31,6 +32,7 @@ def softmax_classes(
     return info_nce(embeddings, prototypes, _classes(labels, embeddings, prototypes), temperature=temperature, **slabs)
 
 
+@spoken(queries="embeddings", candidates="prototypes")
 def cos_face(
     embeddings: Float[Tensor, "b d"],
     prototypes: Float[Tensor, "c d"],
@@ -52,6 +54,7 @@ def cos_face(
     return row_losses(loss, unit(embeddings), unit(prototypes), targets, temperature=temperature, **slabs)
 
 
+@spoken(queries="embeddings", candidates="prototypes")
 def arc_face(
     embeddings: Float[Tensor, "b d"],
     prototypes: Float[Tensor, "c d"],
@@ -79,6 +82,7 @@ def arc_face(
     return row_losses(loss, unit(embeddings), unit(prototypes), targets, temperature=temperature, **slabs)
 
 
+@spoken(queries="embeddings", candidates="prototypes")
 def proxy_nca(
     embeddings: Float[Tensor, "b d"],
     prototypes: Float[Tensor, "c d"],

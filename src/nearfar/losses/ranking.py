@@ -10,12 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import BadInput
-from nearfar.losses.checks import above_zero, finite_numbers
+from nearfar.losses.checks import above_zero, finite_numbers, spoken
 from nearfar.similarity.distances import refuse_bad_rows, unit
 from nearfar.similarity.slabs import SlabOptions, row_losses
 from nearfar.types import SlabTargets
 
 
+@spoken()
 def cosent(
     a: Float[Tensor, "b d"], b: Float[Tensor, "b d"], scores: Float[Tensor, " b"], *, temperature: float | Tensor = 0.05
 ) -> Float[Tensor, ""]:
@@ -27,6 +28,7 @@ def cosent(
     return _in_order((first * second).sum(dim=1), scores, temperature)
 
 
+@spoken()
 def angle(
     a: Float[Tensor, "b d"], b: Float[Tensor, "b d"], scores: Float[Tensor, " b"], *, temperature: float | Tensor = 0.05
 ) -> Float[Tensor, ""]:
@@ -43,6 +45,7 @@ def angle(
     return _in_order((real + imaginary).abs(), scores, temperature)
 
 
+@spoken()
 def pairwise_logistic(
     a: Float[Tensor, "b d"],
     b: Float[Tensor, "b d"],

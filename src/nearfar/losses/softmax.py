@@ -9,12 +9,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearfar.errors import BadInput
-from nearfar.losses.checks import fixed
+from nearfar.losses.checks import fixed, spoken
 from nearfar.losses.labels import LabelOptions, Pairs, label_losses
 from nearfar.similarity.slabs import SlabOptions, row_losses
 from nearfar.types import SlabTargets, Targets
 
 
+@spoken()
 def decoupled(
     queries: Float[Tensor, "b d"],
     candidates: Float[Tensor, "n d"],
@@ -32,6 +33,7 @@ def decoupled(
     return row_losses(loss, queries, candidates, targets, temperature=temperature, **slabs)
 
 
+@spoken()
 def debiased(
     queries: Float[Tensor, "b d"],
     candidates: Float[Tensor, "n d"],
@@ -65,6 +67,7 @@ def debiased(
     return row_losses(loss, queries, candidates, targets, temperature=temperature, **slabs)
 
 
+@spoken()
 def hardness_weighted(
     queries: Float[Tensor, "b d"],
     candidates: Float[Tensor, "n d"],
@@ -84,6 +87,7 @@ def hardness_weighted(
     return row_losses(loss, queries, candidates, targets, temperature=temperature, **slabs)
 
 
+@spoken()
 def smoothed(
     queries: Float[Tensor, "b d"],
     candidates: Float[Tensor, "n d"],
@@ -106,6 +110,7 @@ def smoothed(
     return row_losses(loss, queries, candidates, targets, temperature=temperature, **slabs)
 
 
+@spoken()
 def positive_aware(
     queries: Float[Tensor, "b d"],
     candidates: Float[Tensor, "n d"],
@@ -143,6 +148,7 @@ def positive_aware(
     return row_losses(loss, queries, candidates, targets, temperature=temperature, **slabs)
 
 
+@spoken()
 def sup_con(
     embeddings: Float[Tensor, "b d"],
     labels: Int[Tensor, " b"],

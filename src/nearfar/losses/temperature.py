@@ -30,10 +30,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nearfar.errors import BadInput
+from nearfar.losses.checks import spoken
 from nearfar.similarity.slabs import SlabOptions, row_losses
 from nearfar.types import SlabTargets, Targets
 
 
+@spoken()
 def gradient_entropy(
     queries: Float[Tensor, "b d"],
     candidates: Float[Tensor, "n d"],

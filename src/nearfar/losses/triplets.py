@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearfar.errors import BadInput
+from nearfar.losses.checks import spoken
 from nearfar.losses.labels import NEAR, LabelOptions, Pairs, label_losses, negative_distances
 from nearfar.similarity.distances import Distance, from_logits, pair_distances, unit
 
@@ -27,6 +28,7 @@ NEAREST, FARTHEST = 0.5, 1.4
 """Wu 2017: weights of distances below the first are those of it; negatives beyond the second are not drawn."""
 
 
+@spoken()
 def triplet(
     anchor: Float[Tensor, "b d"],
     positive: Float[Tensor, "b d"],
@@ -36,9 +38,11 @@ def triplet(
     distance: Distance = "euclidean",
 ) -> Float[Tensor, " b"]:
     """max(0, d(anchor, positive) - d(anchor, negative) + margin) (Schroff 2015, eq. 3); `margin` None: softplus of the difference."""
-    return _hinge(pair_distances(anchor, positive, distance) - pair_distances(anchor, negative, distance), margin)
+    near = pair_distances(anchor, positive, distance, ("anchor", "positive"))
+    return _hinge(near - pair_distances(anchor, negative, distance, ("anchor", "negative")), margin)
 
 
+@spoken()
 def batch_triplet(
     embeddings: Float[Tensor, "b d"],
     labels: Int[Tensor, " b"],

@@ -10,11 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import BadInput
+from nearfar.losses.checks import spoken
 from nearfar.losses.info_nce import info_nce
 from nearfar.similarity.slabs import SlabOptions, check_problem, row_losses
 from nearfar.types import SlabTargets, Targets
 
 
+@spoken(queries="a", candidates="b")
 def clip(
     a: Float[Tensor, "b d"],
     b: Float[Tensor, "b d"],
@@ -32,6 +34,7 @@ def clip(
     return info_nce(a, b, targets, temperature=temperature, directions=both, **slabs)
 
 
+@spoken(queries="view1, then view2", candidates="view1, then view2")
 def nt_xent(
     view1: Float[Tensor, "b d"],
     view2: Float[Tensor, "b d"],
@@ -51,6 +54,7 @@ def nt_xent(
     return info_nce(rows, rows, targets, temperature=temperature, **slabs)
 
 
+@spoken(queries="a", candidates="b")
 def siglip(
     a: Float[Tensor, "b d"],
     b: Float[Tensor, "n d"],

@@ -10,11 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearfar.errors import BadInput
-from nearfar.losses.checks import above_zero, fixed
+from nearfar.losses.checks import above_zero, fixed, spoken
 from nearfar.losses.labels import NEAR, LabelOptions, Pairs, cosines, label_losses, negative_distances
 from nearfar.similarity.distances import Distance, from_logits
 
 
+@spoken()
 def circle(
     embeddings: Float[Tensor, "b d"],
     labels: Int[Tensor, " b"],
@@ -41,6 +42,7 @@ def circle(
     return label_losses(loss, embeddings, labels, geometry=cosines, copies=10, **options)
 
 
+@spoken()
 def multi_similarity(
     embeddings: Float[Tensor, "b d"],
     labels: Int[Tensor, " b"],
@@ -65,6 +67,7 @@ def multi_similarity(
     return label_losses(loss, embeddings, labels, geometry=cosines, copies=8, **options)
 
 
+@spoken()
 def lifted_structure(
     embeddings: Float[Tensor, "b d"],
     labels: Int[Tensor, " b"],

@@ -44,10 +44,16 @@ BGE = Recipe(
         ),
     ),
     numbers=(
-        Number("instruction", INSTRUCTION.strip(), "the same"),
-        Number("general stage: batch, temperature", "19,200, 0.01", "128, 0.01", "a laptop; --set batch_size=1024"),
-        Number("task: temperature, learning rate", "0.02, 1e-5 (their tuning example)", "the same"),
-        Number("hard negatives a query", "1 in the paper, 7 in their example", "1, drawn from the 50 nearest"),
+        Number("instruction", f"one a task; their English one for search: '{INSTRUCTION.strip()}'", "that one"),
+        Number("general stage: batch", "19,200 (English models: about 32,768)", "128", "a laptop; --set batch_size=1024"),
+        Number("general stage: temperature, learning rate", "0.01, 1e-5 (large) or 2e-5 (base)", "0.01, 2e-5"),
+        Number("task: temperature, learning rate, epochs", "0.02, 1e-5, 2 (their tuning example)"),
+        Number(
+            "hard negatives a query",
+            "1 in the paper, 7 in their example",
+            "1, drawn from the 50 nearest",
+            "each is one more text",
+        ),
         Number("pooling", "[CLS]", "the model's own", "a tuned encoder keeps how it was tuned"),
         Number(
             "warm-up", "RetroMAE on plain text", "none", "it wants a decoder and much text; start from a pretrained encoder"

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from nearfar.encoders import Prompts
 from nearfar.recipes.negatives import with_negatives, with_teacher
-from nearfar.recipes.recipe import Bench, Material, Number, Recipe, Stage, need_pairs, need_teacher
+from nearfar.recipes.recipe import UNCONFIRMED, Bench, Material, Number, Recipe, Stage, need_pairs, need_teacher
 from nearfar.types import Encoder, Pair
 
 
@@ -56,20 +56,12 @@ E5 = Recipe(
         ),
     ),
     numbers=(
-        Number("prefixes", "'query: ', 'passage: '", "the same"),
-        Number("temperature", "0.01", "the same"),
-        Number(
-            "first stage: batch, steps",
-            "32,768, 20,000",
-            "128, one epoch",
-            "a laptop; a larger batch is better: --set batch_size=1024",
-        ),
-        Number(
-            "first stage: learning rate", "3e-4, 2e-4, 1e-4 by size", "2e-5", "a batch 256 times smaller, from a tuned model"
-        ),
-        Number("second stage: batch, learning rate, epochs", "256, 3e-5 to 1e-5, 3", "32, 2e-5, 2", "scaled with the batch"),
-        Number("hard negatives a query", "7", "3", "each is one more text to encode"),
-        Number("weight of InfoNCE beside KL", "0.2", "the same"),
+        Number("prefixes", "'query: ', 'passage: '"),
+        Number("temperature", "0.01"),
+        Number("first stage: batch", "32,768", "128", "a laptop; a larger batch is better: --set batch_size=1024"),
+        Number("second stage: loss", "KL to the teacher + alpha x InfoNCE", "the same, alpha 0.2", f"alpha: {UNCONFIRMED}"),
+        Number("second stage: hard negatives a query", UNCONFIRMED, "3", "each is one more text to encode"),
+        Number("steps, learning rates, second batch", UNCONFIRMED, "1 and 2 epochs, 2e-5, 32", "usual for a tuned model"),
         Number(
             "teacher",
             "a cross-encoder",

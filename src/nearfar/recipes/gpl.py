@@ -50,7 +50,7 @@ GPL = Recipe(
     numbers=(
         Number(
             "queries",
-            "3 a text, written by T5",
+            "3 a text, more where texts are few, written by T5",
             "1, its title or first sentence; or yours",
             "a generator is a model of its own",
         ),
@@ -61,7 +61,10 @@ GPL = Recipe(
             "seen together, one search",
         ),
         Number("teacher", "a cross-encoder", "an encoder, or teacher_scores in the pairs"),
-        Number("batch, steps", "32, 140,000", "32, one epoch", "thousands of texts; --set epochs=10"),
+        Number(
+            "batch, steps, warm-up", "32, 140,000, 1,000 steps", "32, one epoch, 10 %", "thousands of texts; --set epochs=10"
+        ),
+        Number("length", "350 tokens", "the model's own", "a tuned encoder keeps how it was tuned"),
     ),
     check=_check,
     prepare=_prepare,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nearfar.recipes.negatives import with_negatives
-from nearfar.recipes.recipe import Bench, Number, Recipe, Stage, need_pairs
+from nearfar.recipes.recipe import UNCONFIRMED, Bench, Number, Recipe, Stage, need_pairs
 from nearfar.types import Pair
 
 
@@ -40,11 +40,18 @@ GTE = Recipe(
         ),
     ),
     numbers=(
-        Number("loss, temperature", "improved contrastive loss, 0.01", "the same"),
-        Number("share of a source", "size ** 0.5", "the same (mixture.temperature=2)"),
-        Number("pretraining: batch, steps", "16,384, 50,000", "128, one epoch", "a laptop; --set batch_size=1024"),
-        Number("tuning: batch, hard negatives", "128, 1", "64, 1", "memory"),
-        Number("learning rate", "2e-4 to 5e-5 by size, then a tenth", "2e-5", "a batch 128 times smaller, from a tuned model"),
+        Number("loss, temperature", "improved contrastive loss, 0.01"),
+        Number("share of a source", "size ** 0.5, a source a batch", "the same (mixture.temperature=2)"),
+        Number("pretraining: batch", "large; little gained beyond about 10,000", "128", "a laptop; --set batch_size=1024"),
+        Number("tuning: batch", "128", "64", "memory"),
+        Number(
+            "tuning: negatives a query",
+            "1 hard, up to 14 by chance",
+            "1 hard, and the batch's",
+            "each is one more text",
+        ),
+        Number("steps, learning rates", UNCONFIRMED, "1 epoch each, 2e-5", "usual for a tuned model"),
+        Number("pooling", "mean", "the model's own", "a tuned encoder keeps how it was tuned"),
     ),
     check=lambda material, _teacher: need_pairs("gte", material),
 )

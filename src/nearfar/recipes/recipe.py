@@ -10,7 +10,8 @@ from nearfar.encoders import Prompts, StaticEncoder, TransformerEncoder
 from nearfar.errors import Missing
 from nearfar.types import Encoder, Pair, Progress, silent
 
-NO_PROMPTS = Prompts()
+UNCONFIRMED = "not confirmed at its source"
+"""In the place of a paper's number that was not found there: said, and not guessed."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Number(NamedTuple):
 
     what: str
     paper: str
-    here: str
+    here: str = "the same"
     why: str = ""
 
 

@@ -10,9 +10,11 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from nearfar.data.pairs import read_pairs, write_pairs
 from nearfar.encoders import AnyEncoder, StaticEncoder, load_encoder
@@ -22,11 +24,21 @@ from nearfar.files import atomic_folder, read_json, settle_folder, write_json
 from nearfar.recipes.recipe import Bench, Material, Recipe, Stage
 from nearfar.training import Config, RunResult, parse_settings, train
 from nearfar.training.loop import STATIC_LENGTH
+from nearfar.training.objective import refuse_unread, unread_settings, without_settings
 from nearfar.training.plan import Plan, fingerprint_pairs, hold_out
+from nearfar.training.reasons import Reason, conclude
 from nearfar.training.sources import check_names, for_sources
 from nearfar.types import Encoder, Pair, Progress, Task, silent
 
 FORMAT = "nearfar-recipe/1"
+
+
+class StageTold(NamedTuple):
+    """What a stage's run said of itself when it ended, by this process or an earlier one."""
+
+    name: str
+    conclusion: list[str]
+    reasons: list[Reason]
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,10 @@ class RecipeResult:
     start: Evaluation | None
     trained: Evaluation | None
     comparison: Comparison | None
+    conclusion: list[str] = field(default_factory=list)
+    """The verdict on the last model against the very start, in plain words."""
+    told: list[StageTold] = field(default_factory=list)
+    """What each stage came to, and why where it is not shown to have helped: against the model it began with."""
 
     @property
     def verdict(self) -> str:
@@ -74,8 +90,7 @@ def run_recipe(
     recipe.check(Material(pairs, texts), asked)
     material = recipe.prepare(Material(pairs, texts))
     plan = _hold_out(material, config, dev=dev, task=task)
-    for stage in recipe.stages:
-        check_names({pair.source or "" for pair in plan.pairs}, _stage_config(recipe, stage, settings))
+    _check_settings(recipe, settings, {pair.source or "" for pair in plan.pairs})
     model = _open(encoder or recipe.encoder, config, progress)
     now = _identity(recipe, pairs, texts, model, asked, settings, plan)
     kept = _begin(run, now, resume, inputs or {}, recipe)
@@ -94,6 +109,15 @@ def run_recipe(
             model = load_encoder(folder / "model")
     _put_model(run, run / kept["stages"][-1]["model_folder"])
     return _judged(run, kept, results, config)
+
+
+def _check_settings(recipe: Recipe, settings: Sequence[str], sources: set[str]) -> None:
+    """Raise `BadConfig` for a source that is not there, and for a setting of a loss that no stage has."""
+    asked = [_told(recipe, stage, settings) for stage in recipe.stages]
+    for config in asked:
+        check_names(sources, config)
+    unread = set.intersection(*(set(unread_settings(config)) for config in asked))
+    refuse_unread(asked[0], sorted(unread), f"stage {recipe.stages[0].name}" if len(asked) > 1 else "this run")
 
 
 def _hold_out(material: Material, config: Config, *, dev: Task | None, task: Task | None) -> Plan:
@@ -218,9 +242,14 @@ def _stage_pairs(stage: Stage, folder: Path, bench: Bench) -> list[Pair]:
 
 
 def _stage_config(recipe: Recipe, stage: Stage, settings: Sequence[str]) -> Config:
-    """The stage's settings, changed by the user's; nothing more is held out."""
-    config = parse_settings(settings, parse_settings([*recipe.settings, *stage.settings]))
+    """The stage's settings, changed by the user's that it reads (others are of another stage's loss); nothing more is held out."""
+    config = _told(recipe, stage, settings)
+    config = without_settings(config, unread_settings(config))
     return replace(config, evaluation=replace(config.evaluation, dev=0, judge=0))
+
+
+def _told(recipe: Recipe, stage: Stage, settings: Sequence[str]) -> Config:
+    return parse_settings(settings, parse_settings([*recipe.settings, *stage.settings]))
 
 
 def _record(
@@ -260,14 +289,31 @@ def _judged(run: Path, kept: Mapping[str, Any], results: list[RunResult], config
     if start.exists() and trained.exists():
         first, last = Evaluation.load(start), Evaluation.load(trained)
         comparison = compare(last, first, config.evaluation.metric)
+    conclusion, stages = [_conclude(kept, first, last, comparison)], [_read_stage(folder) for folder in folders]
     systems = {e.system: e.summary() for e in (first, last) if e is not None}
     told = {
         "verdict": comparison.verdict if comparison else "not judged",
         "systems": systems,
         "comparisons": [comparison.to_json()] if comparison else [],
+        "conclusion": conclusion,
         "stages": [
             {name: s.get(name) for name in ("name", "skipped", "steps", "best_step", "verdict")} for s in kept["stages"]
         ],
     }
     write_json(run / "metrics.json", told)
-    return RecipeResult(run, results, folders, first, last, comparison)
+    return RecipeResult(run, results, folders, first, last, comparison, conclusion, stages)
+
+
+def _conclude(kept: Mapping[str, Any], first: Evaluation | None, last: Evaluation | None, found: Comparison | None) -> str:
+    """As a single run says it, of the last model against the very start."""
+    if first is None or last is None or found is None:
+        return conclude(None, "", (0.0, 0.0), 0, start_kept=False, judges="")
+    before, after = (float(np.mean(e.metrics[found.metric])) for e in (first, last))
+    start_kept = all(stage["skipped"] or stage["best_step"] == 0 for stage in kept["stages"])
+    return conclude(found, found.metric, (before, after), len(first.query_ids), start_kept=start_kept, judges=first.task)
+
+
+def _read_stage(folder: Path) -> StageTold:
+    told = read_json(folder / "metrics.json")
+    name = read_json(folder / "run.json")["lineage"]["stage"]
+    return StageTold(name, told["conclusion"], [Reason(**reason) for reason in told["reasons"]])

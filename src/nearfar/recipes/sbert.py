@@ -19,15 +19,11 @@ SBERT = Recipe(
         ),
     ),
     numbers=(
-        Number(
-            "loss",
-            "softmax over (u, v, |u - v|) of NLI classes",
-            "InfoNCE, temperature 0.05",
-            "pairs have no classes; scale 20 is 0.05",
-        ),
+        Number("loss", "softmax over (u, v, |u - v|) of 3 NLI classes", "InfoNCE, temperature 0.05", "pairs have no classes"),
         Number("batch", "16", "64", "in-batch negatives want more rows than a classifier does"),
-        Number("learning rate, warm-up, epochs", "2e-5, 10 %, 1", "the same"),
-        Number("pairs", "1,000,000 (SNLI and MultiNLI)", "yours"),
+        Number("learning rate, warm-up, epochs", "2e-5, 10 %, 1"),
+        Number("pairs", "570,000 of SNLI and 430,000 of MultiNLI", "yours"),
+        Number("pooling", "mean", "the model's own", "a tuned encoder keeps how it was tuned"),
     ),
     check=lambda material, _teacher: need_pairs("sbert", material),
 )

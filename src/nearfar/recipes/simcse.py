@@ -42,14 +42,19 @@ SIMCSE = Recipe(
         ),
     ),
     numbers=(
-        Number("temperature", "0.05", "the same"),
-        Number("unsupervised: batch, learning rate, epochs", "64, 3e-5, 1 (BERT base)", "the same"),
+        Number("temperature", "0.05"),
+        Number("unsupervised: batch, learning rate, epochs", "64, 3e-5, 1 (BERT base)"),
         Number(
-            "supervised: batch, learning rate, epochs", "512, 5e-5, 3", "128, 5e-5, 3", "fits a laptop; --set batch_size=512"
+            "supervised: batch, learning rate, epochs", "512, 5e-5, 3 (base)", "128, 5e-5, 3", "a laptop; --set batch_size=512"
         ),
         Number("texts", "1,000,000 sentences of Wikipedia; NLI with contradictions", "yours"),
         Number("length", "32 tokens", "the model's own", "documents are longer than sentences; --set max_length=32"),
-        Number("head", "MLP while training, [CLS]", "none, the model's own pooling", "a tuned encoder keeps how it was tuned"),
+        Number(
+            "head",
+            "[CLS] and an MLP; unsupervised, the MLP while training only",
+            "none, the model's own pooling",
+            "a tuned encoder keeps how it was tuned",
+        ),
         Number("stages", "two models, one each", "one model, the second from the first"),
     ),
     check=_check,

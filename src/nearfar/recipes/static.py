@@ -21,10 +21,8 @@ STATIC = Recipe(
     ),
     numbers=(
         Number("batch", "2,048", "an eighth of the pairs, 2,048 at most", "few pairs want more steps"),
-        Number("learning rate, epochs", "0.2, 1", "0.1, 4", "thousands of pairs, not 68 million"),
-        Number(
-            "dimensions", "1024, 512, 256, 128, 64, 32", "256, 128, 64, 32", "the table starts from a model of 384, cut to 256"
-        ),
+        Number("learning rate, epochs, warm-up", "0.2, 1, 10 %", "0.1, 4, 10 %", "thousands of pairs, not millions"),
+        Number("dimensions", "1024, 768, 512, 256, 128, 64, 32", "256, 128, 64, 32", "the start is a model of 384, cut to 256"),
         Number("start", "random", "a table distilled from MiniLM", "what it knows already need not be learned"),
     ),
     check=lambda material, _teacher: need_pairs("static", material),

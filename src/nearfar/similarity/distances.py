@@ -15,12 +15,16 @@ Distance = Literal["euclidean", "squared_euclidean", "cosine"]
 """`cosine` is 1 - cosine similarity, from 0 to 2."""
 
 
-def pair_distances(a: Float[Tensor, "b d"], b: Float[Tensor, "b d"], distance: Distance) -> Float[Tensor, " b"]:
-    """The distance of each row of `a` to the same row of `b`. The gradient of a Euclidean distance of zero is zero."""
+def pair_distances(
+    a: Float[Tensor, "b d"], b: Float[Tensor, "b d"], distance: Distance, names: tuple[str, str] = ("a", "b")
+) -> Float[Tensor, " b"]:
+    """The distance of each row of `a` to the same row of `b`, which refusals call by `names`. The gradient of a Euclidean distance of zero is zero."""
     check_distance(distance)
-    refuse_bad_rows(a=a, b=b)
+    refuse_bad_rows(**dict(zip(names, (a, b), strict=True)))
     if a.shape != b.shape:
-        raise BadInput(f"expected rows of one shape on both sides, found {tuple(a.shape)} and {tuple(b.shape)}.")
+        raise BadInput(
+            f"{' and '.join(names)}: expected rows of one shape on both sides, found {tuple(a.shape)} and {tuple(b.shape)}."
+        )
     if distance == "cosine":
         return 1 - (unit(a) * unit(b)).sum(dim=1)
     squared = (a - b).square().sum(dim=1)

@@ -9,7 +9,6 @@ micro-batch draws its dropout from a seed of its own, and gradients are added up
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from nearfar.encoders.computing import weight_storages
 from nearfar.encoders.tokens import cut_padded, lengths_of
+from nearfar.training.memory import free_memory
 from nearfar.types import Inputs
 
 Encode = Callable[[Any], Tensor]
@@ -129,23 +129,10 @@ def _weight(inputs: Inputs, *, pads: bool) -> float:
 
 
 def memory_budget(device: torch.device) -> int:
-    """Bytes for graphs unless told otherwise: half of the memory that is free now, where the graphs will lie."""
+    """Bytes for graphs unless told otherwise: half of the memory that is free now, where the graphs will lie (in a container: of its own)."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 2
-    try:
-        free = _available() or os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):  # pragma: no cover - not on every system
-        free = 8 << 30
-    return free // 2
-
-
-def _available() -> int | None:
-    """Bytes that can be had without swapping, as Linux counts them: caches of files are given up when asked for."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
-    except OSError:
-        return None
+    return free_memory() // 2
 
 
 class _Count:

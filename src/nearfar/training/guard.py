@@ -6,11 +6,12 @@ The order of things is the promise: the scores to beat are known, and said, befo
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from nearfar.data.sources.general import FEWEST, outside_texts
-from nearfar.encoders import computing, load_encoder
+from nearfar.encoders import AnyEncoder, computing, load_encoder
 from nearfar.errors import NearfarError
 from nearfar.evaluation import Evaluation, evaluate, fingerprint_task
 from nearfar.evaluation.retention import Retention, compare_neighbours, judge_retention
@@ -19,30 +20,34 @@ from nearfar.metrics.significance import bootstrap_interval
 from nearfar.training.config import Config
 from nearfar.training.dev import DevScore, choose_best, is_over, score_dev, wait
 from nearfar.training.plan import Plan
-from nearfar.training.state import State, TrainableEncoder, Work
+from nearfar.training.state import State, Work
 from nearfar.types import Progress, Task, silent
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """The start, before the first step: on the judging task, and on the retention task, where there are such."""
+    """The start, before the first step: on the judging, the dev and the retention task, where there are such."""
 
     task: Evaluation | None
+    dev: Evaluation | None
     retain: Evaluation | None
 
 
-def judge_start(
-    run: Path, model: TrainableEncoder, plan: Plan, retain: Task | None, config: Config, progress: Progress
-) -> Baseline:
+def judge_start(run: Path, model: AnyEncoder, plan: Plan, retain: Task | None, config: Config, progress: Progress) -> Baseline:
     """Score the start on the judging, the dev and the retention task, and say each score at once.
 
-    Evaluations are kept in the run, and read back by a later process of it where they are of the same task and metric.
+    It is judged as what it is compared with: from its folder, adapters merged, as the result; on the dev queries as it trains, as every
+    checkpoint. Evaluations are kept in the run, and read back by a later process of it where they are of the same task and metric.
     """
 
-    def judged(task: Task | None, name: str, said: str) -> Evaluation | None:
+    @cache
+    def saved() -> AnyEncoder:
+        return load_encoder(run / "start").to(model.device)
+
+    def judged(system: AnyEncoder | Callable[[], AnyEncoder], task: Task | None, name: str, said: str) -> Evaluation | None:
         if task is None:
             return None
-        found = judge(model, task, run / name, "start", config, progress)
+        found = judge(system, task, run / name, "start", config, progress)
         metric = config.evaluation.metric
         score = bootstrap_interval(found.metrics[parse_metric(metric).name])
         progress(
@@ -54,9 +59,11 @@ def judge_start(
         )
         return found
 
-    task = judged(plan.task, "start.evaluation.json", "judging")
-    judged(plan.dev, "start.dev.json", "dev")
-    return Baseline(task, judged(retain, "start.retention.json", "retention"))
+    return Baseline(
+        judged(saved, plan.task, "start.evaluation.json", "judging"),
+        judged(model, plan.dev, "start.dev.json", "dev"),
+        judged(saved, retain, "start.retention.json", "retention"),
+    )
 
 
 def choose(work: Work, state: State) -> None:
@@ -65,8 +72,8 @@ def choose(work: Work, state: State) -> None:
         state.best_step = state.step
         state.encoder.save(work.run / "model")
         return
-    name = parse_metric(work.config.evaluation.metric).name
-    start = judge(lambda: load_encoder(work.run / "start"), work.dev, work.run / "start.dev.json", "start", work.config, silent)
+    assert work.dev_start is not None
+    name, start = parse_metric(work.config.evaluation.metric).name, work.dev_start
     if state.step == 0:
         now = start
     else:
@@ -99,7 +106,7 @@ def say_stop(state: State, config: Config, total: int) -> str | None:
 
 
 def judge(
-    model: TrainableEncoder | Callable[[], TrainableEncoder],
+    model: AnyEncoder | Callable[[], AnyEncoder],
     task: Task,
     path: Path,
     name: str,
@@ -108,32 +115,53 @@ def judge(
     *,
     keep: bool = True,
 ) -> Evaluation:
-    """The evaluation of a model (or of what opens it) on a task; where `keep`, read back if this run has it already at `path`."""
+    """The evaluation of a model (or of what opens it) on a task, in the run's precision; where `keep`, read back if this run has it already."""
     chosen = parse_metric(config.evaluation.metric).name
     if keep and (kept := _read_back(path, task, chosen)):
         return kept
     metrics = list(dict.fromkeys(["ndcg@10", "recall@10", "mrr@10", chosen]))
-    opened = model if isinstance(model, TrainableEncoder) else model()
-    found = evaluate(opened, task, metrics=metrics, depth=_depth(chosen), name=name, progress=progress)
+    opened = model if isinstance(model, AnyEncoder) else model()
+    with computing(opened, config.compute.precision):
+        found = evaluate(opened, task, metrics=metrics, depth=_depth(chosen), name=name, progress=progress)
+    found.save(path)
+    return found
+
+
+def judge_trained(
+    start: Evaluation,
+    trained: AnyEncoder,
+    task: Task,
+    path: Path,
+    config: Config,
+    progress: Progress,
+    *,
+    start_kept: bool,
+) -> Evaluation:
+    """The evaluation of the kept weights; where they are the start's own, the start's evaluation under their name, since equal bytes score alike."""
+    if not start_kept:
+        return judge(trained, task, path, "trained", config, progress, keep=False)
+    found = replace(start, system="trained")
     found.save(path)
     return found
 
 
 def measure_retention(
     run: Path,
-    trained: TrainableEncoder,
+    trained: AnyEncoder,
     task: Task | None,
     start: Evaluation | None,
     plan: Plan,
     config: Config,
     progress: Progress,
+    *,
+    start_kept: bool,
 ) -> Retention | None:
     """What is left of what the start could do: on the retention task, else by the neighbours of texts outside the target domain.
 
     None where there is no retention task and no such texts are wanted (`evaluation.outside_texts=0`) or installed.
     """
     if task is not None and start is not None:
-        after = judge(trained, task, run / "trained.retention.json", "trained", config, progress, keep=False)
+        after = judge_trained(start, trained, task, run / "trained.retention.json", config, progress, start_kept=start_kept)
         return judge_retention(start, after, config.evaluation.metric)
     if config.evaluation.outside_texts == 0:
         return None
@@ -142,8 +170,8 @@ def measure_retention(
     if len(texts) < FEWEST:
         progress("retention", 0, 1, note=f"not measured: {source}. Give a task: --retain TASK")
         return None
-    start_model = load_encoder(run / "start")
-    with computing(start_model, config.compute.precision):  # as the trained one runs: only training is to make a difference
+    start_model, precision = load_encoder(run / "start").to(trained.device), config.compute.precision
+    with computing(start_model, precision), computing(trained, precision):  # alike: only training is to make a difference
         return compare_neighbours(start_model, trained, texts, source=source, progress=progress)
 
 

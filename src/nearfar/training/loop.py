@@ -40,13 +40,13 @@ from nearfar.metrics.ranking import parse_metric
 from nearfar.training.checkpoint import checkpoint_path
 from nearfar.training.config import Config, check_config, config_from_json, resolve
 from nearfar.training.dev import DevScore
-from nearfar.training.guard import Baseline, choose, is_stopped, judge, judge_start, measure_retention, say_stop
+from nearfar.training.guard import Baseline, choose, is_stopped, judge_start, judge_trained, measure_retention, say_stop
 from nearfar.training.objective import Objective, check_dims
 from nearfar.training.plan import FORMAT, Plan, check_identity, identity, machine, make_plan
 from nearfar.training.reasons import Reason, RunFacts, conclude, find_reasons, read_losses, share_cut
 from nearfar.training.record import StepLog, note_event
 from nearfar.training.sources import build_table, plan_mixture, prepare_texts, resolve_mixture
-from nearfar.training.state import State, TrainableEncoder, Work, new_state, save_state, take_up
+from nearfar.training.state import State, Work, new_state, save_state, take_up
 from nearfar.training.step import step
 from nearfar.training.stop import stop_requests
 from nearfar.training.teachers import Teachers, guide_rows, open_teachers, taught_pairs
@@ -114,7 +114,7 @@ def train(
     pairs: Sequence[Pair],
     *,
     out: Path | str,
-    encoder: str | Path | TrainableEncoder = "static",
+    encoder: str | Path | AnyEncoder = "static",
     config: Config | None = None,
     task: Task | None = None,
     dev: Task | None = None,
@@ -156,9 +156,8 @@ def train(
         check_identity(run, now)
     else:
         _begin(run, model, plan, now, inputs or {}, lineage or {})
-    with computing(model, config.compute.precision):
-        start = judge_start(run, model, plan, retain, config, progress)
-    work = _plan_work(run, model, plan, teachers, config, progress)
+    start = judge_start(run, model, plan, retain, config, progress)
+    work = replace(_plan_work(run, model, plan, teachers, config, progress), dev_start=start.dev)
     state = new_state(model, config)
     with sole_writer(run):
         if started:
@@ -178,11 +177,12 @@ def _judge_result(
     run, config, progress = work.run, work.config, work.progress
     best = load_encoder(run / "model").to(state.encoder.device)
     trained = comparison = None
-    with computing(best, config.compute.precision):
-        if plan.task is not None and start.task is not None:
-            trained = judge(best, plan.task, run / "trained.evaluation.json", "trained", config, progress, keep=False)
-            comparison = compare(trained, start.task, config.evaluation.metric)
-        kept = measure_retention(run, best, retain, start.retain, plan, config, progress)
+    start_kept = state.best_step == 0
+    if plan.task is not None and start.task is not None:
+        path = run / "trained.evaluation.json"
+        trained = judge_trained(start.task, best, plan.task, path, config, progress, start_kept=start_kept)
+        comparison = compare(trained, start.task, config.evaluation.metric)
+    kept = measure_retention(run, best, retain, start.retain, plan, config, progress, start_kept=start_kept)
     metric = parse_metric(config.evaluation.metric).name
     facts = RunFacts(
         config=config,
@@ -248,8 +248,8 @@ def _prepare_folder(run: Path, resume: bool) -> bool:
 
 
 def _open_start(
-    folder: Path, encoder: str | Path | TrainableEncoder, config: Config, started: bool, progress: Progress
-) -> TrainableEncoder:
+    folder: Path, encoder: str | Path | AnyEncoder, config: Config, started: bool, progress: Progress
+) -> AnyEncoder:
     """The encoder as it is before the first step: on resume the copy in the run, so that a changed cache changes nothing."""
     if started:
         if not folder.is_dir():
@@ -276,7 +276,7 @@ def _open_start(
     return _adapted(grown, config)
 
 
-def _adapted(model: TrainableEncoder, config: Config) -> TrainableEncoder:
+def _adapted(model: AnyEncoder, config: Config) -> AnyEncoder:
     """The encoder with dropout, adapters and frozen parts as the settings say: what its folder does not hold."""
     wanted, lora = config.model, config.lora
     return adapt(
@@ -296,7 +296,7 @@ def _listed(text: str) -> tuple[str, ...]:
 
 def _begin(
     run: Path,
-    model: TrainableEncoder,
+    model: AnyEncoder,
     plan: Plan,
     now: Mapping[str, Any],
     inputs: Mapping[str, str],
@@ -323,7 +323,7 @@ def _begin(
     write_json(run / "run.json", record)
 
 
-def _plan_work(run: Path, model: TrainableEncoder, plan: Plan, teachers: Teachers, config: Config, progress: Progress) -> Work:
+def _plan_work(run: Path, model: AnyEncoder, plan: Plan, teachers: Teachers, config: Config, progress: Progress) -> Work:
     progress("prepare", 0, 1)
     table = build_table(taught_pairs(run, teachers.teacher, plan.pairs, progress), config)
     objective = Objective(config, guide_rows(run, teachers.guide, table, progress))

@@ -53,6 +53,8 @@ class Entry:
     temperature: Literal["learnable", "fixed", "none"] = "learnable"
     in_batch: bool = True
     """Whether the other pairs of the batch are its negatives."""
+    reads: frozenset[str] = frozenset()
+    """The settings of `LossConfig` that are this loss's own: those that several losses of a run share (dims, also) apart."""
 
 
 def _contrast(loss: Callable[..., Tensor], **knobs: str) -> Callable[[Rows], Tensor]:
@@ -175,29 +177,39 @@ def _score_kl(rows: Rows) -> Tensor:
     return found
 
 
+_DISTANT, _TAUGHT = frozenset({"margin", "distance"}), frozenset({"teacher", "teacher_temperature"})
+
 LOSSES: dict[str, Entry] = {
-    "info_nce": Entry(_info_nce),
+    "info_nce": Entry(_info_nce, reads=frozenset({"directions", "partition"})),
     "clip": Entry(_clip),
     "gte": Entry(_gte),
     "decoupled": Entry(_contrast(losses.decoupled)),
-    "debiased": Entry(_contrast(losses.debiased, positive_prior="positive_prior"), temperature="fixed"),
-    "hardness_weighted": Entry(_contrast(losses.hardness_weighted, strength="strength"), temperature="fixed"),
-    "smoothed": Entry(_contrast(losses.smoothed, smoothing="smoothing")),
-    "positive_aware": Entry(_contrast(losses.positive_aware, share="share")),
-    "hardest_negative": Entry(_hardest, temperature="none"),
-    "siglip": Entry(_siglip),
-    "gist": Entry(_gist, frozenset({"guide"})),
+    "debiased": Entry(
+        _contrast(losses.debiased, positive_prior="positive_prior"), temperature="fixed", reads=frozenset({"positive_prior"})
+    ),
+    "hardness_weighted": Entry(
+        _contrast(losses.hardness_weighted, strength="strength"), temperature="fixed", reads=frozenset({"strength"})
+    ),
+    "smoothed": Entry(_contrast(losses.smoothed, smoothing="smoothing"), reads=frozenset({"smoothing"})),
+    "positive_aware": Entry(_contrast(losses.positive_aware, share="share"), reads=frozenset({"share"})),
+    "hardest_negative": Entry(_hardest, temperature="none", reads=frozenset({"margin"})),
+    "siglip": Entry(_siglip, reads=frozenset({"bias"})),
+    "gist": Entry(_gist, frozenset({"guide"}), reads=frozenset({"guide", "margin"})),
     "cosent": Entry(_graded(losses.cosent), frozenset({"score"}), in_batch=False),
     "angle": Entry(_graded(losses.angle), frozenset({"score"}), in_batch=False),
     "pairwise_logistic": Entry(_graded(losses.pairwise_logistic), frozenset({"score"}), in_batch=False),
     "cosine_regression": Entry(
         _graded(losses.cosine_regression, ordered=False), frozenset({"score"}), temperature="none", in_batch=False
     ),
-    "contrastive": Entry(_labelled(losses.contrastive), frozenset({"label"}), temperature="none", in_batch=False),
-    "online_contrastive": Entry(_labelled(losses.online_contrastive), frozenset({"label"}), temperature="none", in_batch=False),
-    "triplet": Entry(_triplet, frozenset({"negatives"}), temperature="none", in_batch=False),
-    "margin_mse": Entry(_margin_mse, frozenset({"negatives", "teacher"}), temperature="none", in_batch=False),
-    "score_kl": Entry(_score_kl, frozenset({"negatives", "teacher"}), in_batch=False),
+    "contrastive": Entry(
+        _labelled(losses.contrastive), frozenset({"label"}), temperature="none", in_batch=False, reads=_DISTANT
+    ),
+    "online_contrastive": Entry(
+        _labelled(losses.online_contrastive), frozenset({"label"}), temperature="none", in_batch=False, reads=_DISTANT
+    ),
+    "triplet": Entry(_triplet, frozenset({"negatives"}), temperature="none", in_batch=False, reads=_DISTANT),
+    "margin_mse": Entry(_margin_mse, frozenset({"negatives", "teacher"}), temperature="none", in_batch=False, reads=_TAUGHT),
+    "score_kl": Entry(_score_kl, frozenset({"negatives", "teacher"}), in_batch=False, reads=_TAUGHT),
 }
 """Every loss that pairs can feed, by the name it is chosen by."""
 
@@ -286,14 +298,52 @@ def new_parameters(config: Config, device: torch.device) -> dict[str, nn.Paramet
         own = {f"{LOG_TEMPERATURE}/{source}": start for source, start in (config.mixture.loss_temperatures or {}).items()}
         for name, start in {LOG_TEMPERATURE: config.temperature, **own}.items():
             found[name] = nn.Parameter(torch.tensor(math.log(start), device=device))
-    names = {*loss_weights(config), *(config.mixture.losses or {}).values()}
-    if "siglip" in names:
+    if "siglip" in losses_of(config):
         found[BIAS] = nn.Parameter(torch.tensor(float(config.loss.bias), device=device))
     return found
 
 
+def losses_of(config: Config) -> set[str]:
+    """The losses that some batch of a run is trained by."""
+    return {*loss_weights(config), *(config.mixture.losses or {}).values()}
+
+
+def unread_settings(config: Config) -> list[str]:
+    """The names of `LossConfig` that were changed from their defaults, and that none of the run's losses reads."""
+    read = {name for loss in losses_of(config) for name in LOSSES[loss].reads}
+    if len(config.loss.directions or ()) < 2:
+        read -= {"partition"}
+    owned, plain = {name for entry in LOSSES.values() for name in entry.reads}, LossConfig()
+    return sorted(name for name in owned - read if getattr(config.loss, name) != getattr(plain, name))
+
+
+def refuse_unread(config: Config, unread: Sequence[str], who: str = "this run") -> None:
+    """Raise `BadConfig` for the first of these settings, naming the losses that read it."""
+    for name in unread:
+        value = getattr(config.loss, name)
+        if name == "partition" and "info_nce" in losses_of(config):
+            raise BadConfig(
+                f"loss.partition={value}: it is of several directions, and there is one. Set loss.directions as well, or leave it out."
+            )
+        readers = [loss for loss, entry in LOSSES.items() if name in entry.reads]
+        raise BadConfig(
+            f"loss.{name}={','.join(value) if isinstance(value, tuple) else value}: it would change nothing, since {who} has the loss "
+            f"{' and '.join(sorted(losses_of(config)))}. It is of {', '.join(readers)}: set loss.name={readers[0]}, or leave it out."
+        )
+
+
+def without_settings(config: Config, names: Sequence[str]) -> Config:
+    """The settings with these of `LossConfig` as they are by default."""
+    plain = LossConfig()
+    return replace(config, loss=replace(config.loss, **{name: getattr(plain, name) for name in names}))
+
+
 def check_objective(pairs: Sequence[Pair], config: Config) -> None:
-    """Raise where the chosen losses cannot be fed by these pairs: `BadConfig` for settings, `BadInput` naming the column that lacks."""
+    """Raise where the chosen losses cannot be fed by these pairs: `BadConfig` for settings, `BadInput` naming the column that lacks.
+
+    A setting of a loss that the run has not is refused, too: it would change nothing, and whoever gave it thinks otherwise.
+    """
+    refuse_unread(config, unread_settings(config))
     named = config.mixture.losses or {}
     by_source: dict[str, list[Pair]] = {}
     for pair in pairs:

@@ -18,7 +18,7 @@ from nearfar.training.config import OptimizerConfig
 
 
 class AdamW:
-    """The moments of named parameters, and the step that moves them. Sparse gradients must be coalesced."""
+    """The moments of named parameters, and the step that moves them."""
 
     def __init__(self, parameters: Mapping[str, Tensor], config: OptimizerConfig) -> None:
         """Moments start at zero; `parameters` are changed in place by `step`."""
@@ -35,9 +35,10 @@ class AdamW:
     def step(self, learning_rate: float) -> float:
         """One step with the gradients in `.grad`, which are taken away; returns their norm before clipping.
 
+        Of a sparse gradient that names a row several times, as sums of sparse gradients do on some devices, the row's entries are added up.
         A norm that is not finite is returned before anything is changed, the gradients left where they are.
         """
-        gradients = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
+        gradients = {name: _summed(p.grad) for name, p in self.parameters.items() if p.grad is not None}
         norm = _norm(gradients.values())
         if not math.isfinite(norm):
             return norm
@@ -55,7 +56,7 @@ class AdamW:
         return norm
 
     def _rows(self, name: str, parameter: Tensor, gradient: Tensor, rate: float, scale: float) -> None:
-        # the private names: the public ones copy, and ask for a coalesced tensor, which this is
+        # the private names: the public ones copy
         rows, values = gradient._indices()[0], gradient._values() * scale
         beta1, beta2 = self.config.beta1, self.config.beta2
         mean, square = self.mean[name][rows], self.square[name][rows]
@@ -109,6 +110,11 @@ class AdamW:
             if found is None or found.shape != own.shape:
                 raise Damaged(f"checkpoint: {name} is missing or of another shape. Start the run again without --resume.")
             own.copy_(found)
+
+
+def _summed(gradient: Tensor) -> Tensor:
+    """The gradient with each row named once: itself where it is so already, which costs nothing."""
+    return gradient.coalesce() if gradient.is_sparse and not gradient.is_coalesced() else gradient
 
 
 def _norm(gradients: Iterable[Tensor]) -> float:

@@ -16,7 +16,7 @@ from nearfar.data.sampling import (
     shares_by_temperature,
     shares_by_weight,
 )
-from nearfar.encoders import AnyEncoder, Tokens, TwoTowerEncoder
+from nearfar.encoders import AnyEncoder, Tokens
 from nearfar.errors import BadConfig, BadInput
 from nearfar.training.config import Config
 from nearfar.types import Pair, Role
@@ -127,13 +127,10 @@ def _prepare(
 @contextmanager
 def _prompt(model: AnyEncoder, role: Role, prompt: str | None) -> Iterator[None]:
     """Another prompt of this role inside; None: the model's own."""
-    towers = [model.query, model.document] if isinstance(model, TwoTowerEncoder) else [model]
-    before = [tower.prompts for tower in towers]
+    before = model.prompts
     if prompt is not None:
-        for tower in towers:
-            tower.prompts = tower.prompts._replace(**{role: prompt})
+        model.prompts = before._replace(**{role: prompt})
     try:
         yield
     finally:
-        for tower, prompts in zip(towers, before, strict=True):
-            tower.prompts = prompts
+        model.prompts = before

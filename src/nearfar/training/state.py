@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nearfar.data.sampling import Mixture, PairTable, epoch_batches
 from nearfar.encoders import AnyEncoder
 from nearfar.errors import Damaged, Mismatch
+from nearfar.evaluation import Evaluation
 from nearfar.files import clear_dead, read_json
 from nearfar.training.checkpoint import latest_checkpoint, save_checkpoint, set_aside
 from nearfar.training.config import Config
@@ -22,14 +23,12 @@ from nearfar.training.optimizer import AdamW
 from nearfar.training.record import note_event, restore_log
 from nearfar.types import Checkpoint, Inputs, Progress, Task
 
-TrainableEncoder = AnyEncoder
-
 
 @dataclass
 class State:
     """What moves while training."""
 
-    encoder: TrainableEncoder
+    encoder: AnyEncoder
     parameters: dict[str, nn.Parameter]
     optimizer: AdamW
     step: int = 0
@@ -37,10 +36,6 @@ class State:
     best_score: float | None = None
     dev_scores: list[DevScore] = field(default_factory=list)
     """The curve on the dev queries: which checkpoint is kept and whether the run is over follow from it alone."""
-    extras: dict[str, Tensor] = field(default_factory=dict)
-    """Tensors of further parts (a loss with weights, a queue): saved, and on resume those named before are filled in place, others added."""
-    facts: dict[str, Any] = field(default_factory=dict)
-    """JSON of further parts (the patience of an early stop, a stage): saved and put back as it was."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +55,8 @@ class Work:
     save_every: int | None
     """None: one a minute."""
     progress: Progress
+    dev_start: Evaluation | None = None
+    """The start on the dev queries, which every checkpoint is compared with; None without them."""
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """The pair numbers of each step of one epoch."""
@@ -67,7 +64,7 @@ class Work:
         return epoch_batches(self.table, self.config.batch_size, seed=self.config.seed, epoch=epoch, mixture=self.mixture)
 
 
-def new_state(model: TrainableEncoder, config: Config) -> State:
+def new_state(model: AnyEncoder, config: Config) -> State:
     """The state before the first step: what of the model trains, the loss's own parameters, and fresh moments."""
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     parameters |= new_parameters(config, model.device)
@@ -77,10 +74,10 @@ def new_state(model: TrainableEncoder, config: Config) -> State:
 def save_state(work: Work, state: State, log: bytes) -> Path:
     """Write a checkpoint of everything that moves, with the log so far; returns where. Raises `CannotWrite`, earlier ones intact."""
     tensors = {f"weights/{name}": p.detach() for name, p in state.parameters.items()} | state.optimizer.tensors()
-    tensors |= {f"extras/{name}": tensor for name, tensor in state.extras.items()}
     best = {"best_step": state.best_step, "best_score": state.best_score, "dev_scores": state.dev_scores}
-    checkpoint = Checkpoint(state.step, tensors, best | {"facts": state.facts})
-    return save_checkpoint(work.run / "checkpoints", checkpoint, log, keep=work.config.checkpoint.keep)
+    return save_checkpoint(
+        work.run / "checkpoints", Checkpoint(state.step, tensors, best), log, keep=work.config.checkpoint.keep
+    )
 
 
 def take_up(work: Work, state: State) -> None:
@@ -127,7 +124,6 @@ def _check_start(work: Work, state: State) -> None:
 def _restore(work: Work, state: State, checkpoint: Checkpoint) -> None:
     found = checkpoint.tensors
     own = {f"weights/{name}": p for name, p in state.parameters.items()}
-    own |= {f"extras/{name}": tensor for name, tensor in state.extras.items()}
     with torch.no_grad():
         for name, tensor in own.items():
             kept = found.get(name)
@@ -135,11 +131,7 @@ def _restore(work: Work, state: State, checkpoint: Checkpoint) -> None:
                 what = name.partition("/")[2]
                 raise Mismatch(f"{work.run}: the checkpoint has no {what} of this shape. Train into another folder.")
             tensor.copy_(kept)
-    for name, tensor in found.items():
-        if name.startswith("extras/"):
-            state.extras.setdefault(name.removeprefix("extras/"), tensor)
     state.optimizer.restore(found)
     facts: Any = checkpoint.state
     state.step, state.best_step, state.best_score = checkpoint.step, facts["best_step"], facts["best_score"]
     state.dev_scores = [DevScore(int(step), *scores) for step, *scores in facts["dev_scores"]]
-    state.facts = facts["facts"]

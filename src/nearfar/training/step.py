@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from nearfar.data.collate import collate
-from nearfar.encoders import Tokens, is_static, refresh_copies
+from nearfar.encoders import AnyEncoder, Tokens, is_static, refresh_copies
 from nearfar.encoders.computing import pads
 from nearfar.training.caching import Side, accumulate
 from nearfar.training.diverged import diverged
 from nearfar.training.optimizer import schedule
 from nearfar.training.plan import Plan
-from nearfar.training.state import State, TrainableEncoder, Work
+from nearfar.training.state import State, Work
 from nearfar.types import Batch
 
 
@@ -58,7 +58,7 @@ def step(work: Work, state: State, rows: np.ndarray, plan: Plan) -> dict[str, fl
     return facts | ({"source": source} if source is not None and work.mixture.one_source else {})
 
 
-def _side(encoder: TrainableEncoder, batch: Batch) -> Side:
+def _side(encoder: AnyEncoder, batch: Batch) -> Side:
     """Queries and candidates as one side: texts of like length together, and a table read once, so that its gradient names each token once."""
     assert isinstance(batch.queries, Tokens)
     assert isinstance(batch.candidates, Tokens)
