@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from nearfar.errors import BadConfig, BadInput
 from nearfar.index import LexicalIndex
 from nearfar.mining.clusters import assign, cluster_count, find_centres
 from nearfar.mining.material import KINDS, Material
+from nearfar.mining.rows import Vectors
 from nearfar.similarity import topk
 from nearfar.types import Progress
 
@@ -27,25 +28,6 @@ AT_ONCE = 4_096
 """Queries searched between two looks at the clock."""
 SPARE = 16
 """Places searched beyond the depth for what is never a negative; queries with more of it are searched once more."""
-
-
-class Vectors(Protocol):
-    """Rows of the queries and of the candidates, made when they are first asked for."""
-
-    @property
-    def queries(self) -> np.ndarray:
-        """[Q, d]."""
-        ...
-
-    @property
-    def candidates(self) -> np.ndarray:
-        """[N, d]."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """The model's fingerprint."""
-        ...
 
 
 class Found(NamedTuple):
