@@ -179,10 +179,9 @@ class PairTeacher:
         size = 2048
         for start in range(0, len(new), size):
             rows = new[start : start + size]
-            asked = [self._queries[q] for q in queries[rows].tolist()]
-            scores = self._model.score(asked, [self._documents[d] for d in documents[rows].tolist()], progress).astype(
-                np.float32
-            )
+            asked = [self._queries[int(q)] for q in queries[rows]]
+            told = [self._documents[int(d)] for d in documents[rows]]
+            scores = self._model.score(asked, told, progress).astype(np.float32)
             self._cache.keep_block(self._shelf, keys[rows], scores)
             self._known.update(zip((wanted[i] for i in rows), scores.tolist(), strict=True))
         return np.array([self._known[key] for key in wanted], dtype=np.float32)

@@ -17,6 +17,7 @@ from nearfar.training.caching import Side, accumulate
 from nearfar.training.diverged import diverged
 from nearfar.training.optimizer import schedule
 from nearfar.training.plan import Plan
+from nearfar.training.remine import mined_table
 from nearfar.training.state import State, TrainableEncoder, Work
 from nearfar.types import Batch
 
@@ -25,7 +26,7 @@ def step(work: Work, state: State, rows: np.ndarray, plan: Plan) -> dict[str, fl
     """One step: encode, the loss, AdamW. Dropout draws from torch's generator, seeded by (seed, step, micro-batch)."""
     config = work.config
     assert config.learning_rate is not None
-    batch = collate(work.table, rows, work.queries, work.documents).to(state.encoder.device)
+    batch = collate(mined_table(work.table, state), rows, work.queries, work.documents).to(state.encoder.device)
     rate = config.learning_rate * schedule(state.step, work.total, warmup=config.warmup, shape=config.optimizer.schedule)
     state.encoder.train()
 
