@@ -228,3 +228,22 @@ def test_a_mined_negative_is_never_a_known_positive_nor_nearer_than_the_rule_all
 def test_negatives_that_are_given_are_kept():
     pairs = [replace(p, negatives=("my own",)) if i == 0 else p for i, p in enumerate(tiny_pairs(20))]
     assert with_negatives(Bench(Material(pairs), static()), pairs, count=2)[0].negatives == ("my own",)
+
+
+def test_negatives_by_chance_are_a_source_of_their_own_and_said():
+    notes = []
+    pairs = tiny_pairs(20)
+    bench = Bench(Material(pairs), static(), progress=lambda *_a, **facts: notes.append(facts.get("note")))
+    found = with_negatives(bench, pairs, count=2, below_positive=0.0)
+    by_chance = [p for p in found if p.mined[0].source == "random"]
+    assert by_chance
+    assert all(len(p.negatives) == 2 and p.positive not in p.negatives for p in by_chance)
+    assert f"{len(by_chance)} of 20 pairs get negatives by chance" in " ".join(filter(None, notes))
+
+
+def test_pairs_with_a_teachers_scores_go_through_stages_without_negatives(models):
+    pairs = [replace(p, negatives=("my own",), teacher_scores=(2.0, 1.0)) for p in tiny_pairs(60)]
+    for folder in run("bge", models / "run", models, pairs=pairs).folders:
+        from nearfar.data.pairs import read_pairs
+
+        assert read_pairs(folder / "data" / "pairs.jsonl").pairs

@@ -57,6 +57,9 @@ def train(
     recipe: Annotated[str | None, typer.Option(help="A published way to train, by name: see --list-recipes.")] = None,
     teacher: Annotated[str | None, typer.Option(help="A stronger model, for recipes that learn from one.")] = None,
     list_recipes: Annotated[bool, typer.Option(help="Show all recipes with their papers' numbers, and stop.")] = False,
+    remine: Annotated[
+        int | None, typer.Option(help="Find hard negatives anew every so many steps, by the model as it is (mining.every).")
+    ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE, as in batch_size=512; repeatable.")] = None,
     task: Annotated[Path | None, typer.Option("--eval", "--task", help="A BEIR folder that judges the run.")] = None,
     dev: Annotated[Path | None, typer.Option(help="A BEIR folder that chooses the checkpoint.")] = None,
@@ -74,7 +77,7 @@ def train(
     if list_recipes:
         return commands.list_recipes(as_json=json_)
     told = commands.read_run_file(config)
-    settings = [*told.settings, *(settings or [])]
+    settings = [*told.settings, *([] if remine is None else [f"mining.every={remine}"]), *(settings or [])]
     if print_config:
         return commands.print_config(settings, as_json=json_)
     pairs = pairs or list(told.pairs)

@@ -15,6 +15,7 @@ from nearfar.errors import BadConfig, BadInput
 
 if TYPE_CHECKING:
     from nearfar.mining import NegativeRule, Summary
+    from nearfar.mining.summary import Example
 
 NO_MODEL = "bm25"
 """The model that is none: words alone."""
@@ -92,13 +93,15 @@ def tell(summary: Summary) -> str:
         lines += [f"  {name:<14} {summary.found[name]:,} of {summary.asked[name]:,}" for name in summary.asked]
     if summary.kept:
         lines.append(f"  {summary.kept:,} that were there are kept")
+    if summary.first:
+        lines += ["the first of them", *_shown(summary.first)]
     if summary.dropped:
         lines.append(f"dropped, of the {summary.rule.depth} first of every list")
     for reason, count in sorted(summary.dropped.items(), key=lambda item: list(MEANINGS).index(item[0])):
-        lines.append(f"  {reason:<15} {count:>10,}  {MEANINGS[reason]}")
-        example = summary.examples[reason]
-        scores = "" if example.score is None else f"  {example.score:.3f} (positive {example.positive_score:.3f})"
-        lines += [f"      query     {shorten(example.query, 80)}", f"      document  {shorten(example.document, 80)}{scores}"]
+        value = getattr(summary.rule, "teacher_below" if reason == "teacher" else reason, None)
+        rule = reason if value is None else f"{reason} {value:g}"
+        lines.append(f"  {rule:<20} {count:>10,}  {MEANINGS[reason]}")
+        lines += _shown(summary.examples[reason])
     if summary.margins:
         spread = "  ".join(f"{q} %: {value:+.3f}" for q, value in zip(QUANTILES, summary.margins, strict=True))
         lines.append(f"margins (positive's score less the negative's)\n  {spread}")
@@ -106,6 +109,11 @@ def tell(summary: Summary) -> str:
         lines.append(f"not searched again, kept from before: {', '.join(summary.from_cache)}")
     lines += [f"note: {advice}" for advice in summary.advice]
     return "\n".join(lines)
+
+
+def _shown(example: Example) -> list[str]:
+    scores = "" if example.score is None else f"  {example.score:.3f} (positive {example.positive_score:.3f})"
+    return [f"      query     {shorten(example.query, 80)}", f"      document  {shorten(example.document, 80)}{scores}"]
 
 
 def _percent(part: int, whole: int) -> str:

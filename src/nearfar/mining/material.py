@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from nearfar.data.sampling import components
+from nearfar.data.sampling import PairTable
 from nearfar.data.text import normalize
 from nearfar.errors import BadInput
 from nearfar.mining.rule import text_numbers
@@ -63,63 +64,50 @@ class Material:
         """Number the texts of `pairs` and of further documents. Raises `BadInput` where there is no pair or a text is blank."""
         if not pairs:
             raise BadInput("pairs: there is none to mine for. Give a file with queries and positives.")
-        number: dict[str, int] = {}
-        asked: dict[str, int] = {}
-        item: dict[str, int] = {}
-        source: dict[str, int] = {}
+        return Material.of_table(PairTable.build(pairs), corpus)
 
-        def numbered(into: dict[str, int], text: str) -> int:
-            return into.setdefault(text, len(into))
-
-        query_of = np.array([numbered(asked, p.query) for p in pairs], dtype=np.int64)
-        positive_of = np.array([numbered(number, p.positive) for p in pairs], dtype=np.int64)
-        pair_sources = [numbered(source, p.source or "") for p in pairs]
-        of_document: dict[int, set[int]] = {}
-        of_query: list[set[int]] = [set() for _ in asked]
-        negatives_of: list[tuple[int, ...]] = []
-        for pair, own, q, p in zip(pairs, pair_sources, query_of.tolist(), positive_of.tolist(), strict=True):
-            of_query[q].add(own)
-            negatives_of.append(tuple(numbered(number, text) for text in pair.negatives))
-            for document in (p, *negatives_of[-1]):
-                of_document.setdefault(document, set()).add(own)
-        for text in corpus:
-            if text.strip():
-                numbered(number, text)
-        query_items = np.array([numbered(item, normalize(text)) for text in asked], dtype=np.int64)
-        document_items = np.array([numbered(item, normalize(text)) for text in number], dtype=np.int64)
+    @staticmethod
+    def of_table(table: PairTable, corpus: Iterable[str] = ()) -> Material:
+        """The material of pairs that are numbered already; queries and documents keep their numbers, further documents come after them."""
+        number = {text: i for i, text in enumerate(table.documents)}
+        extra = [text for text in dict.fromkeys(corpus) if text.strip() and text not in number]
+        item = {normalize(text): i for text, i in zip(table.documents, table.document_item.tolist(), strict=True)}
+        item |= {normalize(text): i for text, i in zip(table.queries, table.query_item.tolist(), strict=True)}
+        extra_items = [item.setdefault(normalize(text), len(item)) for text in extra]
+        document_items = np.concatenate([table.document_item, np.array(extra_items, dtype=np.int64)])
         candidate_items, candidates = np.unique(document_items, return_index=True)
         order = np.argsort(candidates)
         candidates, candidate_items = candidates[order], candidate_items[order]
         place_of_item = np.full(len(item), -1, dtype=np.int64)
         place_of_item[candidate_items] = np.arange(len(candidates))
+        cuts = table.negative_offsets.tolist()
+        negatives_of = [tuple(table.negative_ids[a:b].tolist()) for a, b in itertools.pairwise(cuts)]
         of_item: dict[int, set[int]] = {}
-        for document, those in of_document.items():
-            of_item.setdefault(int(document_items[document]), set()).update(those)
-
-        links = [
-            [("query", query_items[q])] + ([("group", p.group)] if p.group is not None else [])
-            for q, p in zip(query_of, pairs, strict=True)
-        ]
-        pair_owner = components(links)
-        owner_of = np.zeros(len(asked), dtype=np.int64)
-        owner_of[query_of] = pair_owner
-        positives = document_items[positive_of]
-        known = np.unique(np.concatenate([pair_owner * len(item) + positives, pair_owner * len(item) + query_items[query_of]]))
+        of_query: list[set[int]] = [set() for _ in table.queries]
+        for own, q, p, negatives in zip(
+            table.source_of.tolist(), table.query_of.tolist(), table.positive_of.tolist(), negatives_of, strict=True
+        ):
+            of_query[q].add(own)
+            for document in (p, *negatives):
+                of_item.setdefault(int(document_items[document]), set()).add(own)
+        owner_of = np.zeros(len(table.queries), dtype=np.int64)
+        owner_of[table.query_of] = table.group_of
+        positives, asked = document_items[table.positive_of], table.query_item[table.query_of]
         return Material(
-            list(asked),
-            list(number),
-            query_of,
-            positive_of,
+            table.queries,
+            [*table.documents, *extra],
+            table.query_of,
+            table.positive_of,
             candidates,
             candidate_items,
             place_of_item[document_items],
             negatives_of,
             owner_of,
-            known,
-            np.unique(query_items[query_of] * len(item) + positives),
-            query_items,
+            np.unique(np.concatenate([table.group_of * len(item) + positives, table.group_of * len(item) + asked])),
+            np.unique(asked * len(item) + positives),
+            table.query_item,
             len(item),
-            list(source),
+            table.sources,
             [frozenset(of_item.get(i, ())) for i in candidate_items.tolist()],
             [frozenset(those) for those in of_query],
         )

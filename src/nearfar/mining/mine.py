@@ -10,7 +10,6 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
@@ -22,7 +21,7 @@ from nearfar.encoders.precision import Precision
 from nearfar.errors import BadConfig, Interrupted
 from nearfar.mining.cache import Cache, digest_of
 from nearfar.mining.material import KINDS, Material
-from nearfar.mining.rows import cached_rows, precision_of, similarities
+from nearfar.mining.rows import Vectors, similarities
 from nearfar.mining.rule import REASONS, Chosen, NegativeRule, choose, draw_numbers, limit
 from nearfar.mining.sources import (
     DRAWN,
@@ -152,36 +151,7 @@ def _prepare(
     material = Material.build(pairs, corpus)
     progress("read", 1, 1)
     model = load_encoder(encoder, progress=progress) if isinstance(encoder, (str, Path)) else encoder
-    return _Work(material, None if model is None else _Rows(model, material, cache, precision, progress), cache, progress)
-
-
-class _Rows:
-    """The vectors of a mining, made when they are first needed: a mining whose lists are in the cache needs none."""
-
-    def __init__(self, encoder: Encoder, material: Material, cache: Cache, precision: Precision, progress: Progress) -> None:
-        self._encoder, self._material, self._cache = encoder, material, cache
-        self._precision: Precision = precision
-        self._progress = progress
-        self.name = encoder.fingerprint()
-        self.identity = [self.name, precision_of(encoder, precision)]
-
-    @cached_property
-    def queries(self) -> np.ndarray:
-        return self._encode(self._material.queries, "queries")
-
-    @cached_property
-    def documents(self) -> np.ndarray:
-        return self._encode(self._material.documents, "documents")
-
-    @cached_property
-    def candidates(self) -> np.ndarray:
-        whole = len(self._material.candidates) == len(self._material.documents)
-        return self.documents if whole else self.documents[self._material.candidates]
-
-    def _encode(self, texts: Sequence[str], stage: str) -> np.ndarray:
-        role = "query" if stage == "queries" else "document"
-        options = {"precision": self._precision, "progress": self._progress, "stage": f"encode {stage}"}
-        return cached_rows(self._encoder, texts, role, self._cache, **options)  # pyright: ignore[reportArgumentType]
+    return _Work(material, None if model is None else Vectors(model, material, cache, precision, progress), cache, progress)
 
 
 @dataclass(frozen=True)
@@ -189,7 +159,7 @@ class _Work:
     """What all searches of one mining share."""
 
     material: Material
-    vectors: _Rows | None
+    vectors: Vectors | None
     cache: Cache
     progress: Progress
 
@@ -365,6 +335,10 @@ class _Chooser:
         self.tally.kept += len(kept)
         self.tally.without += not (kept or own)
         self.tally.full += len(own) == self.rule.count
+        if own and self.tally.first is None:
+            at, said = own[0]
+            near = None if said.score is None or said.margin is None else said.score + said.margin
+            self.tally.first = Example(pair.query, texts[at], said.source, said.score, near)
         if not own and self.keep:
             return pair if not taught else pair.with_negatives(kept, teacher_scores=taught, mined=pair.mined)
         return pair.with_negatives(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from torch import nn
 
 from nearfar.embedding import embed
 from nearfar.encoders import is_static
 from nearfar.encoders.precision import Precision, compute_dtype
 from nearfar.mining.cache import KEY_BYTES, Cache, digest_of, text_keys
+from nearfar.mining.material import Material
 from nearfar.types import Encoder, Progress, Role, silent
 
 BLOCK, TABLE_BLOCK = 2_048, 32_768
@@ -20,7 +23,7 @@ BLOCK, TABLE_BLOCK = 2_048, 32_768
 
 def precision_of(encoder: Encoder, precision: Precision) -> Precision:
     """What the encoder computes in: one of "float32" and "bfloat16"."""
-    if is_static(encoder):
+    if _is_table(encoder):
         return "float32"
     return "bfloat16" if compute_dtype(precision, encoder.device) == torch.bfloat16 else "float32"
 
@@ -48,19 +51,28 @@ def cached_rows(
     left = sorted(np.flatnonzero(missing).tolist(), key=lambda i: -len(texts[i]))
     done = len(texts) - len(left)
     progress(stage, done, len(texts))
-    size = TABLE_BLOCK if is_static(encoder) else BLOCK
+    size = TABLE_BLOCK if _is_table(encoder) else BLOCK
     for start in range(0, len(left), size):
         chosen = left[start : start + size]
-        before = done
-
-        def counted(_stage: str, inside: int, _total: int, before: int = before, **facts: float | str) -> None:
-            progress(stage, before + inside, len(texts), **facts)
-
+        counted = _counted(progress, done, len(texts))
         made = embed(encoder, [texts[i] for i in chosen], role=role, precision=computed, progress=counted, stage=stage)
         rows[chosen] = made
         cache.keep_block(shelf, keys[chosen], made)
         done += len(chosen)
     return rows
+
+
+def _is_table(encoder: Encoder) -> bool:
+    return isinstance(encoder, nn.Module) and is_static(encoder)
+
+
+def _counted(progress: Progress, before: int, whole: int) -> Progress:
+    """The progress of a part as that of the whole."""
+
+    def count(stage: str, done: int, total: int, **facts: float | str) -> None:  # noqa: ARG001 - what a progress is called with
+        progress(stage, before + done, whole, **facts)
+
+    return count
 
 
 def match(wanted: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -89,3 +101,42 @@ def similarities(
         part = slice(start, start + step)
         found[part] = np.einsum("nd,nd->n", queries[rows[part]], documents[columns[part]])
     return found.reshape(shape)
+
+
+class Vectors:
+    """The vectors of a mining, made when they are first needed: a mining whose lists are in the cache needs none."""
+
+    def __init__(self, encoder: Encoder, material: Material, cache: Cache, precision: Precision, progress: Progress) -> None:
+        self._encoder, self._material, self._cache = encoder, material, cache
+        self._precision: Precision = precision
+        self._progress = progress
+        self.name = encoder.fingerprint()
+        self.identity = [self.name, precision_of(encoder, precision)]
+
+    @cached_property
+    def queries(self) -> np.ndarray:
+        """[Q, d]."""
+        return self._encode(self._material.queries, "queries")
+
+    @cached_property
+    def documents(self) -> np.ndarray:
+        """[D, d]."""
+        return self._encode(self._material.documents, "documents")
+
+    @cached_property
+    def candidates(self) -> np.ndarray:
+        """[N, d]."""
+        whole = len(self._material.candidates) == len(self._material.documents)
+        return self.documents if whole else self.documents[self._material.candidates]
+
+    def _encode(self, texts: Sequence[str], stage: str) -> np.ndarray:
+        role: Role = "query" if stage == "queries" else "document"
+        return cached_rows(
+            self._encoder,
+            texts,
+            role,
+            self._cache,
+            precision=self._precision,
+            progress=self._progress,
+            stage=f"encode {stage}",
+        )

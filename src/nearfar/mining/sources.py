@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from nearfar.errors import BadConfig, BadInput
 from nearfar.index import LexicalIndex
 from nearfar.mining.clusters import assign, cluster_count, find_centres
 from nearfar.mining.material import KINDS, Material
+from nearfar.mining.rows import Vectors
 from nearfar.similarity import topk
 from nearfar.types import Progress
 
@@ -27,25 +28,6 @@ AT_ONCE = 4_096
 """Queries searched between two looks at the clock."""
 SPARE = 16
 """Places searched beyond the depth for what is never a negative; queries with more of it are searched once more."""
-
-
-class Vectors(Protocol):
-    """Rows of the queries and of the candidates, made when they are first asked for."""
-
-    @property
-    def queries(self) -> np.ndarray:
-        """[Q, d]."""
-        ...
-
-    @property
-    def candidates(self) -> np.ndarray:
-        """[N, d]."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """The model's fingerprint."""
-        ...
 
 
 class Found(NamedTuple):
@@ -75,7 +57,7 @@ Find = Callable[[np.ndarray, int], np.ndarray]
 def _dense(search: Search) -> Found:
     vectors = _need(search, "dense")
     rows, queries = vectors.candidates, vectors.queries
-    return _search(search, "dense", lambda chosen, width: topk(queries[chosen], rows, width).ids)
+    return search_all(search, "dense", lambda chosen, width: topk(queries[chosen], rows, width).ids)
 
 
 def _approximate(search: Search) -> Found:
@@ -90,19 +72,19 @@ def _approximate(search: Search) -> Found:
         search.progress("index", start, len(texts))
         index.add([str(i) for i in range(start, stop)], texts[start:stop], vectors.candidates[start:stop])
     search.progress("index", len(texts), len(texts))
-    return _search(search, "approximate", lambda chosen, width: index.search(vectors.queries[chosen], width).ids)
+    return search_all(search, "approximate", lambda chosen, width: index.search(vectors.queries[chosen], width).ids)
 
 
 def _bm25(search: Search) -> Found:
     texts = search.material.candidate_texts
     index = LexicalIndex.build([str(i) for i in range(len(texts))], texts)
     queries = search.material.queries
-    return _search(search, "bm25", lambda chosen, width: index.search([queries[i] for i in chosen], width).ids, at_once=256)
+    return search_all(search, "bm25", lambda chosen, width: index.search([queries[i] for i in chosen], width).ids, at_once=256)
 
 
 def _random(search: Search) -> Found:
     order = np.argsort(search.material.candidate_numbers, kind="stable")
-    return _search(search, "random", lambda chosen, width: _draws(search, chosen, [order] * len(chosen), width))
+    return search_all(search, "random", lambda chosen, width: _draws(search, chosen, [order] * len(chosen), width))
 
 
 def _cluster(search: Search) -> Found:
@@ -112,7 +94,7 @@ def _cluster(search: Search) -> Found:
     centres = find_centres(rows, cluster_count(len(rows)), seed=search.seed)
     of_candidate, of_query = assign(rows, centres), assign(vectors.queries, centres)
     members = [order[of_candidate == c] for c in range(len(centres))]
-    return _search(
+    return search_all(
         search, "cluster", lambda chosen, width: _draws(search, chosen, [members[of_query[q]] for q in chosen], width)
     )
 
@@ -139,7 +121,7 @@ def _cross_source(search: Search) -> Found:
                 found[rows] = np.where(ids >= 0, among[ids], -1)
         return found
 
-    return _search(search, "cross_source", find)
+    return search_all(search, "cross_source", find)
 
 
 SEARCHES: dict[str, Callable[[Search], Found]] = {
@@ -220,7 +202,7 @@ def _need(search: Search, name: str) -> Vectors:
     return search.vectors
 
 
-def _search(search: Search, stage: str, find: Find, at_once: int = AT_ONCE) -> Found:
+def search_all(search: Search, stage: str, find: Find, at_once: int = AT_ONCE) -> Found:
     """The lists of all queries: `depth` places each that may be negatives, or as many as there are."""
     material, depth = search.material, search.depth
     count, documents = len(material.queries), len(material.candidates)

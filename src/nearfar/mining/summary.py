@@ -61,6 +61,8 @@ class Summary:
     """The margins (positive's score less the negative's) of what was found, at 5, 25, 50, 75 and 95 %; empty without a model."""
     nearer: int
     """Found negatives that are nearer than their positive."""
+    first: Example | None
+    """The first that was found."""
     from_cache: Sequence[str]
     """The searches that were not run, because the cache had what they found."""
     seconds: float
@@ -88,6 +90,7 @@ class Summary:
             "examples": {name: example._asdict() for name, example in self.examples.items()},
             "margins": dict(zip(map(str, QUANTILES), self.margins, strict=False)),
             "nearer_than_positive": self.nearer,
+            "first": None if self.first is None else self.first._asdict(),
             "rule": self.rule.to_json(),
             "from_cache": list(self.from_cache),
             "seconds": round(self.seconds, 3),
@@ -103,6 +106,7 @@ class Tally:
         self.dropped = dict.fromkeys(MEANINGS, 0)
         self.examples: dict[str, Example] = {}
         self.margins: list[np.ndarray] = []
+        self.first: Example | None = None
         self.kept = self.without = self.full = 0
 
     def drop(self, reason: str, count: int) -> bool:
@@ -122,6 +126,7 @@ class Tally:
             full=self.full,
             dropped={name: count for name, count in self.dropped.items() if count},
             examples=self.examples,
+            first=self.first,
             margins=[round(float(v), 6) for v in np.percentile(margins, QUANTILES)] if len(margins) else [],
             nearer=int((margins < 0).sum()),
             **facts,
@@ -136,14 +141,16 @@ def _advised(summary: Summary) -> Summary:
     if found < 0.9 * asked:
         missing = f"{asked - found:,} of {asked:,} negatives asked for were not found"
         likely = max(("below_positive", "margin", "max_score", "min_score", "teacher"), key=lambda n: summary.dropped.get(n, 0))
-        if summary.documents <= rule.depth + 1:
-            advice.append(f"{missing}: there are {summary.documents:,} documents in all. Give more (--corpus FILE).")
-        elif summary.dropped.get(likely, 0):
-            flag = {"teacher": "--teacher-below"}.get(likely, f"--{likely.replace('_', '-')}")
+        option = "teacher-below" if likely == "teacher" else likely.replace("_", "-")
+        small = summary.documents <= rule.depth + 1
+        deeper = "give more documents (--corpus FILE)" if small else f"look deeper (--depth {2 * rule.depth})"
+        if summary.dropped.get(likely, 0) > (asked - found) / 2:
             advice.append(
-                f"{missing}, most for the rule {likely}. Look at its example: if that is a true negative, loosen {flag}; if it is a positive "
-                f"nobody marked, the rule does its work: look deeper (--depth {2 * rule.depth})."
+                f"{missing}, most for the rule {likely}. Look at its example: if that is a true negative, loosen --{option}; if it "
+                f"is a positive nobody marked, the rule does its work: {deeper}."
             )
+        elif small:
+            advice.append(f"{missing}: there are {summary.documents:,} documents in all. Give more (--corpus FILE).")
         else:
             advice.append(
                 f"{missing}: the lists hold no more. Look deeper (--depth {2 * rule.depth}) or give more documents (--corpus FILE)."

@@ -163,7 +163,7 @@ class PairTeacher:
     """A model of pairs as a teacher: asked once for each pair, block by block, each kept at once."""
 
     def __init__(self, model: PairScorer, queries: Sequence[str], documents: Sequence[str], cache: Cache) -> None:
-        self._model, self._texts, self._cache = model, (queries, documents), cache
+        self._model, self._queries, self._documents, self._cache = model, queries, documents, cache
         self._keys = tuple(text_keys(texts) for texts in (queries, documents))
         self._shelf = f"scores-{digest_of(model.fingerprint())}"
         self._known: dict[bytes, float] = {}
@@ -179,8 +179,9 @@ class PairTeacher:
         size = 2048
         for start in range(0, len(new), size):
             rows = new[start : start + size]
-            texts = ([self._texts[0][q] for q in queries[rows]], [self._texts[1][d] for d in documents[rows]])
-            scores = self._model.score(*texts, progress).astype(np.float32)
+            asked = [self._queries[int(q)] for q in queries[rows]]
+            told = [self._documents[int(d)] for d in documents[rows]]
+            scores = self._model.score(asked, told, progress).astype(np.float32)
             self._cache.keep_block(self._shelf, keys[rows], scores)
             self._known.update(zip((wanted[i] for i in rows), scores.tolist(), strict=True))
         return np.array([self._known[key] for key in wanted], dtype=np.float32)

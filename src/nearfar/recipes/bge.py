@@ -16,7 +16,7 @@ INSTRUCTION = "Represent this sentence for searching relevant passages: "
 
 
 def _general(bench: Bench) -> list[Pair]:
-    return [replace(p, negatives=(), score=None) for p in bench.material.pairs]
+    return [replace(p.with_negatives(), score=None) for p in bench.material.pairs]
 
 
 def _task(bench: Bench) -> list[Pair]:

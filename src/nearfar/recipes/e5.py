@@ -14,7 +14,7 @@ from nearfar.types import Encoder, Pair
 
 
 def _weak(bench: Bench) -> list[Pair]:
-    return [replace(p, negatives=(), teacher_scores=(), score=None) for p in bench.material.pairs]
+    return [replace(p.with_negatives(), score=None) for p in bench.material.pairs]
 
 
 def _labelled(bench: Bench) -> list[Pair]:

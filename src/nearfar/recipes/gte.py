@@ -13,7 +13,7 @@ from nearfar.types import Pair
 
 
 def _pretrain(bench: Bench) -> list[Pair]:
-    return [replace(p, negatives=(), score=None) for p in bench.material.pairs]
+    return [replace(p.with_negatives(), score=None) for p in bench.material.pairs]
 
 
 def _tune(bench: Bench) -> list[Pair]:

@@ -1,7 +1,4 @@
-"""Pairs for a stage: hard negatives found by nearfar's own exact search, a teacher's scores, queries made from texts.
-
-Negatives too near the positive are passed over: they may be positives nobody marked (Moreira 2024, arXiv 2407.15831, section 3.1).
-"""
+"""Pairs for a stage: hard negatives mined by its model, a teacher's scores, queries made from texts."""
 
 from __future__ import annotations
 
@@ -11,12 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from nearfar.data.sampling import PairTable
-from nearfar.data.text import normalize
-from nearfar.embedding import embed
 from nearfar.errors import BadInput
+from nearfar.mining import NegativeRule, mine
 from nearfar.recipes.recipe import Bench
-from nearfar.similarity import topk
 from nearfar.training.teachers import teacher_scores
 from nearfar.types import Pair
 
@@ -35,55 +29,40 @@ def with_negatives(
     draw: bool = False,
     texts: Sequence[str] = (),
 ) -> list[Pair]:
-    """The pairs with up to `count` hard negatives each: those they have, else what the model finds among all positives and `texts`.
+    """The pairs with up to `count` hard negatives each: those they have, else what the model finds among all documents and `texts`.
 
-    Of the `depth` nearest documents those are passed over that are known positives of the query or its group, equal the query, or are
-    nearer than `below_positive` x the positive (None: none). The nearest are taken, or with `draw` any of them by chance (bench.seed).
-    A pair for which none is left gets as many of all other documents by chance, and the progress says how many such there were.
+    Of the `depth` nearest that may be negatives those above `below_positive` x the positive's score are passed over (None: none). The nearest are
+    taken, or with `draw` any of them by chance (bench.seed). Pairs for which none is left get theirs from the source `random`, with no rule of
+    scores, and the progress says how many. Raises `BadInput` where fewer than two pairs have any in the end.
     """
     if not pairs:
         return []
-    table = PairTable.build([replace(p, negatives=(), source=None) for p in pairs])
-    number = {text: i for i, text in enumerate(table.documents)}
-    documents = list(number) + [text for text in dict.fromkeys(texts) if text not in number]
-    queries = embed(bench.encoder, table.queries, role="query", progress=bench.progress, stage="mine queries")
-    rows = embed(bench.encoder, documents, progress=bench.progress, stage="mine documents")
-    hits = topk(queries, rows, min(depth, len(documents)))
-    items = [normalize(text) for text in documents]
-    known: dict[int, set[str]] = {}
-    for pair, group in zip(pairs, table.group_of.tolist(), strict=True):
-        known.setdefault(group, set()).update((normalize(pair.positive), normalize(pair.query)))
-    rng = np.random.default_rng([bench.seed, 7])
-    found: list[Pair] = []
-    by_chance = 0
-    for i, pair in enumerate(pairs):
-        query = int(table.query_of[i])
-        if pair.negatives:
-            found.append(replace(pair, negatives=pair.negatives[:count], teacher_scores=pair.teacher_scores[: count + 1]))
-            continue
-        positive = float(queries[query] @ rows[table.positive_of[i]])
-        limit = np.inf if below_positive is None or positive <= 0 else below_positive * positive
-        own = known[int(table.group_of[i])]
-        near = [
-            documents[d]
-            for d, score in zip(hits.ids[query].tolist(), hits.scores[query].tolist(), strict=True)
-            if d >= 0 and score <= limit and items[d] not in own
-        ]
-        chosen = [near[j] for j in sorted(rng.permutation(len(near))[:count])] if draw else near[:count]
-        if not chosen:
-            by_chance += 1
-            drawn = rng.permutation(len(documents))[: 10 * count + len(own)]
-            chosen = [documents[d] for d in drawn.tolist() if items[d] not in own][:count]
-        if chosen:
-            found.append(replace(pair, negatives=tuple(chosen), teacher_scores=()))
-    if by_chance:
-        note = f"{by_chance:,} of {len(pairs):,} pairs get negatives by chance: of the {depth} nearest documents none is far enough below the positive"
+    rule = NegativeRule(
+        count=count, depth=depth, below_positive=below_positive, sampling="random" if draw else "top", seed=bench.seed
+    )
+    mined = mine(pairs, encoder=bench.encoder, rule=rule, corpus=texts, progress=bench.progress).pairs
+    lacking = [i for i, pair in enumerate(pairs) if not (pair.negatives or mined[i].negatives)]
+    if lacking:
+        any_ = replace(rule, below_positive=None)
+        drawn = mine(pairs, encoder=None, rule=any_, corpus=texts, sources="random", progress=bench.progress).pairs
+        for i in lacking:
+            mined[i] = drawn[i]
+        note = f"{len(lacking):,} of {len(pairs):,} pairs get negatives by chance: of the {depth} nearest documents none is far enough below the positive"
         bench.progress("mine", 0, 1, note=note)
+    found = [_first(pair, count) if pair.negatives else mined[i] for i, pair in enumerate(pairs)]
+    found = [pair for pair in found if pair.negatives]
     if len(found) < 2:
         raise BadInput(
             f"hard negatives: found for {len(found)} of {len(pairs):,} pairs. Give more documents, or negatives in the pairs."
         )
     return found
+
+
+def _first(pair: Pair, count: int) -> Pair:
+    """The pair with the first `count` of its own negatives."""
+    return pair.with_negatives(
+        pair.negatives[:count], teacher_scores=pair.teacher_scores[: count + 1], mined=pair.mined[:count]
+    )
 
 
 def with_teacher(bench: Bench, pairs: Sequence[Pair]) -> list[Pair]:

@@ -18,6 +18,8 @@ from nearfar.encoders.adapt import Towers
 from nearfar.encoders.dense import HeadKind
 from nearfar.encoders.precision import Precision
 from nearfar.errors import BadConfig
+from nearfar.training.settings import MiningConfig
+from nearfar.training.settings import setting as _setting
 
 Schedule = Literal["linear", "cosine", "constant"]
 LossName = Literal[
@@ -45,10 +47,6 @@ LossName = Literal[
 """The losses that pairs can feed (`training/objective.py` has what each needs)."""
 Distance = Literal["euclidean", "squared_euclidean", "cosine"]
 Direction = Literal["query_to_candidate", "candidate_to_query", "query_to_query", "candidate_to_candidate"]
-
-
-def _setting(default: Any, meaning: str) -> Any:
-    return field(default=default, metadata={"meaning": meaning})
 
 
 @dataclass(frozen=True)
@@ -209,6 +207,7 @@ class Config:
     lora: LoraConfig = field(default_factory=LoraConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    mining: MiningConfig = field(default_factory=MiningConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

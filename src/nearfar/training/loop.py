@@ -45,6 +45,7 @@ from nearfar.training.objective import Objective, check_dims
 from nearfar.training.plan import FORMAT, Plan, check_identity, identity, machine, make_plan
 from nearfar.training.reasons import Reason, RunFacts, conclude, find_reasons, read_losses, share_cut
 from nearfar.training.record import StepLog, note_event
+from nearfar.training.remine import check_mining, remine
 from nearfar.training.sources import build_table, plan_mixture, prepare_texts, resolve_mixture
 from nearfar.training.state import State, Work, new_state, save_state, take_up
 from nearfar.training.step import step
@@ -142,6 +143,7 @@ def train(
     run, config = Path(out), config or Config()
     check_config(config)
     check_watch(config)
+    check_mining(config)
     started = _prepare_folder(run, resume)
     model = _open_start(run / "start", encoder, config, started, progress)
     lower = compute_dtype(config.compute.precision, model.device) == torch.bfloat16
@@ -370,8 +372,9 @@ def _steps_left(work: Work, state: State, plan: Plan, kept: _Kept) -> tuple[floa
                 break
             began = perf_counter()
             facts = step(work, state, rows, plan)
+            mined = remine(work, state)
             seconds, seen = seconds + perf_counter() - began, seen + len(rows)
-            log.write({"step": state.step, "epoch": epoch, "pairs": len(rows), **facts})
+            log.write({"step": state.step, "epoch": epoch, "pairs": len(rows), **facts, **mined})
             work.progress("train", state.step, work.total, loss=facts["loss"], rate=f"{seen / seconds:,.0f} pairs/s")
             last = state.step == work.total
             scored = last or (work.dev is not None and state.step % work.evaluate_every == 0)

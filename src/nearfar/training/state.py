@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nearfar.data.sampling import Mixture, PairTable, epoch_batches
 from nearfar.encoders import AnyEncoder
@@ -23,6 +23,9 @@ from nearfar.training.optimizer import AdamW
 from nearfar.training.record import note_event, restore_log
 from nearfar.types import Checkpoint, Inputs, Progress, Task
 
+MINED = "mined/"
+"""Before the names of what a mining left, in a checkpoint."""
+
 
 @dataclass
 class State:
@@ -36,6 +39,8 @@ class State:
     best_score: float | None = None
     dev_scores: list[DevScore] = field(default_factory=list)
     """The curve on the dev queries: which checkpoint is kept and whether the run is over follow from it alone."""
+    mined: dict[str, Tensor] = field(default_factory=dict)
+    """The hard negatives of the newest mining while training (`training/remine.py`); empty where there was none."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ def new_state(model: AnyEncoder, config: Config) -> State:
 def save_state(work: Work, state: State, log: bytes) -> Path:
     """Write a checkpoint of everything that moves, with the log so far; returns where. Raises `CannotWrite`, earlier ones intact."""
     tensors = {f"weights/{name}": p.detach() for name, p in state.parameters.items()} | state.optimizer.tensors()
+    tensors |= {f"{MINED}{name}": tensor for name, tensor in state.mined.items()}
     best = {"best_step": state.best_step, "best_score": state.best_score, "dev_scores": state.dev_scores}
     return save_checkpoint(
         work.run / "checkpoints", Checkpoint(state.step, tensors, best), log, keep=work.config.checkpoint.keep
@@ -131,6 +137,7 @@ def _restore(work: Work, state: State, checkpoint: Checkpoint) -> None:
                 what = name.partition("/")[2]
                 raise Mismatch(f"{work.run}: the checkpoint has no {what} of this shape. Train into another folder.")
             tensor.copy_(kept)
+    state.mined = {name.removeprefix(MINED): tensor for name, tensor in found.items() if name.startswith(MINED)}
     state.optimizer.restore(found)
     facts: Any = checkpoint.state
     state.step, state.best_step, state.best_score = checkpoint.step, facts["best_step"], facts["best_score"]

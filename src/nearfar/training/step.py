@@ -13,19 +13,21 @@ from torch import Tensor
 from nearfar.data.collate import collate
 from nearfar.encoders import AnyEncoder, Tokens, is_static, refresh_copies
 from nearfar.encoders.computing import pads
+from nearfar.similarity.slabs import slab_ranges, slab_rows
 from nearfar.training.caching import Side, accumulate
 from nearfar.training.diverged import diverged
 from nearfar.training.optimizer import schedule
 from nearfar.training.plan import Plan
+from nearfar.training.remine import mined_table
 from nearfar.training.state import State, Work
-from nearfar.types import Batch
+from nearfar.types import Batch, Targets
 
 
 def step(work: Work, state: State, rows: np.ndarray, plan: Plan) -> dict[str, float | str]:
     """One step: encode, the loss, AdamW. Dropout draws from torch's generator, seeded by (seed, step, micro-batch)."""
     config = work.config
     assert config.learning_rate is not None
-    batch = collate(work.table, rows, work.queries, work.documents).to(state.encoder.device)
+    batch = collate(mined_table(work.table, state), rows, work.queries, work.documents).to(state.encoder.device)
     rate = config.learning_rate * schedule(state.step, work.total, warmup=config.warmup, shape=config.optimizer.schedule)
     state.encoder.train()
 
@@ -54,8 +56,26 @@ def step(work: Work, state: State, rows: np.ndarray, plan: Plan) -> dict[str, fl
         raise diverged(work, state, rows, plan, found.loss)
     refresh_copies(state.encoder)
     state.step += 1
-    facts: dict[str, float | str] = {"loss": found.loss, "learning_rate": rate, "gradient_norm": norm, **knobs}
+    masked = left_out_share(batch.targets, len(batch.queries), len(batch.candidates))
+    facts: dict[str, float | str] = {
+        "loss": found.loss,
+        "learning_rate": rate,
+        "gradient_norm": norm,
+        **knobs,
+        "left_out": masked,
+    }
     return facts | ({"source": source} if source is not None and work.mixture.one_source else {})
+
+
+def left_out_share(targets: Targets, rows: int, columns: int) -> float:
+    """The share of (row, other column) pairs that texts and groups leave out as no negatives: in-batch false negatives that are known.
+
+    What a loss masks by its own knowledge (a guide's rows) is not in it. O(rows x columns) booleans, a slab at a time, and nothing where no id is shared.
+    """
+    if columns < 2 or (targets.row_groups is None and targets.column_items is None and targets.column_owners is None):
+        return 0.0
+    masks = (targets.slab(a, b).valid for a, b in slab_ranges(rows, slab_rows(columns, element_size=1)))
+    return sum(int((~mask).sum()) for mask in masks if mask is not None) / (rows * (columns - 1))
 
 
 def _side(encoder: AnyEncoder, batch: Batch) -> Side:
