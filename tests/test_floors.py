@@ -14,7 +14,7 @@ FLOORS = (
     ("types", "errors", "files"),
     ("similarity", "losses", "metrics"),
     ("data", "encoders", "index"),
-    ("embedding", "retrieval", "training", "evaluation", "exporting"),
+    ("embedding", "retrieval", "training", "evaluation", "exporting", "auditing"),
     ("report", "recipes", "cli"),
 )
 ON_ONE_FLOOR = {
@@ -27,6 +27,7 @@ ON_ONE_FLOOR = {
     ("training", "evaluation"),
     ("exporting", "embedding"),
     ("training", "exporting"),
+    ("auditing", "embedding"),
     ("cli", "report"),
     ("cli", "recipes"),
 }

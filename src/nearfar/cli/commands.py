@@ -9,6 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
+from nearfar.data.text import shorten
 from nearfar.errors import BadConfig, BadInput, Mismatch
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def train(
         raise BadConfig(
             f"--teacher {teacher}: it is for recipes. For one run: --set loss.name=margin_mse --set loss.teacher={teacher}."
         )
-    material = read_material(pairs, columns=_columns(columns), allow_swapped=allow_swapped, talk=talk, texts=staged)
+    material = read_material(pairs, columns=parse_columns(columns), allow_swapped=allow_swapped, talk=talk, texts=staged)
     judge = _task(task, split, talk) if task else None
     chooser = _task(dev, None, talk) if dev else None
     before = _task(retain, None, talk) if retain else None
@@ -309,12 +310,6 @@ def doctor(*, as_json: bool) -> int:
     return 0 if all(check.ok for check in found if check.needed) else 1
 
 
-def shorten(text: str, width: int = 86) -> str:
-    """The beginning of a text on one line."""
-    line = " ".join(text.split())
-    return line if len(line) <= width else line[: width - 1].rsplit(" ", 1)[0] + "…"
-
-
 def _say(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False), flush=True)
 
@@ -336,7 +331,8 @@ def _task(folder: Path, split: str | None, talk: Any) -> Task:
     return found.task
 
 
-def _columns(text: str | None) -> dict[str, str] | None:
+def parse_columns(text: str | None) -> dict[str, str] | None:
+    """What `--columns OURS=THEIRS,...` says. Raises `BadConfig` for anything else."""
     if text is None:
         return None
     found: dict[str, str] = {}
