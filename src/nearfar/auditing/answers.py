@@ -72,7 +72,7 @@ def _several(material: Material) -> list[Finding]:
         texts = " / ".join(shorten(material.pairs[row].positive, 40) for row in mine[:2])
         examples.append(
             Evidence(
-                material.where[mine[0]],
+                material.where[int(mine[0])],
                 f"{answers[query]:,} answers to {shorten(material.queries.distinct[query], 50)!r}: {texts}",
             )
         )

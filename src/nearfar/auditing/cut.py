@@ -23,6 +23,7 @@ STEEP = 5.0
 """where they are so many times as many as lengths near it have,"""
 OPEN = 0.5
 """and so large a share of them ends without a mark."""
+HEAPS = 3
 READ = 2_048
 """Characters (some 512 tokens) beyond which most encoders read nothing: a cut there costs little."""
 FLOOR = 0.002
@@ -42,19 +43,22 @@ class Heap(NamedTuple):
     expected: float
 
 
-def cut_heap(texts: Sequence[str]) -> Heap | None:
-    """The largest heap of texts cut at one length in characters or in words; None where there is none."""
+def cut_heaps(texts: Sequence[str]) -> list[Heap]:
+    """The heaps of texts cut at one length in characters or in words, the largest first, no text in two of them; at most `HEAPS`."""
     stripped = [text.strip() for text in texts]
     is_open = np.array([not _END.search(text) for text in stripped], bool)
-    heaps = [
-        found
-        for unit, lengths in (
-            ("characters", [len(text) for text in stripped]),
-            ("words", [len(text.split()) for text in stripped]),
-        )
-        if (found := _heap(unit, np.array(lengths, np.int64), is_open)) is not None
-    ]
-    return max(heaps, key=lambda heap: len(heap.members) - heap.expected, default=None)
+    lengths = {
+        "characters": np.array([len(text) for text in stripped], np.int64),
+        "words": np.array([len(text.split()) for text in stripped], np.int64),
+    }
+    found: list[Heap] = []
+    while len(found) < HEAPS:
+        heaps = [heap for unit in lengths if (heap := _heap(unit, lengths[unit], is_open)) is not None]
+        if not heaps:
+            break
+        found.append(max(heaps, key=lambda heap: len(heap.members) - heap.expected))
+        is_open[found[-1].members] = False
+    return found
 
 
 def _heap(unit: str, lengths: np.ndarray, is_open: np.ndarray) -> Heap | None:
@@ -62,7 +66,7 @@ def _heap(unit: str, lengths: np.ndarray, is_open: np.ndarray) -> Heap | None:
     if not is_open.any():
         return None
     counts = np.bincount(lengths[is_open])
-    all_counts = np.bincount(lengths, minlength=len(counts))
+    closed = np.bincount(lengths[~is_open], minlength=len(counts))
     reach = 2 if unit == "characters" else 0
     best: Heap | None = None
     for length in np.argsort(-counts, kind="stable")[:20].tolist():
@@ -72,8 +76,8 @@ def _heap(unit: str, lengths: np.ndarray, is_open: np.ndarray) -> Heap | None:
         # nothing is longer than a limit that all were held to: the average beside it is that of the shorter side
         expected = float(near.sum() / max(len(near), 1)) if len(near) else 0.0
         members = np.flatnonzero(is_open & (lengths <= length) & (lengths >= length - reach))
-        whole = all_counts[max(0, length - reach) : length + 1].sum()
-        if counts[length] < STEEP * (expected + 1) or len(members) < OPEN * whole:
+        whole = counts[length] + closed[length]
+        if counts[length] < STEEP * (expected + 1) or counts[length] < OPEN * whole:
             continue
         excess = len(members) - expected * (reach + 1)
         if best is None or excess > len(best.members) - best.expected:
@@ -85,8 +89,7 @@ def check_cut(material: Material) -> list[Finding]:
     """`cut_in_file` (estimated: the heap less what lengths nearby explain), `cut_by_model` (counted, or by words where no model is given)."""
     found: list[Finding] = []
     documents = material.documents.distinct
-    heap = cut_heap(documents)
-    if heap is not None:
+    for heap in cut_heaps(documents):
         count = max(0, round(len(heap.members) - heap.expected))
         share = share_interval(min(count, len(documents)), len(documents))
         rows = np.flatnonzero(np.isin(material.positives, heap.members)).tolist()

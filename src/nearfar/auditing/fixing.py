@@ -86,7 +86,7 @@ def fix(material: Material, source: Path | str, out: Path | str, *, columns: Map
     rows = list(table.rows)
     kept: list[Row] = []
     listed: list[dict[str, Any]] = []
-    pair_at = {where: pair for where, pair in zip(material.where, material.pairs, strict=True)}
+    pair_at = dict(zip(material.where, material.pairs, strict=True))
     for row in rows:
         if row.where in gone:
             listed.append({"where": row.where, "reason": gone[row.where], "row": dict(row.values)})

@@ -15,7 +15,7 @@ from nearfar.auditing.material import Material, counted
 from nearfar.data.near_duplicates import near_twins
 from nearfar.data.text import normalize, shorten
 from nearfar.metrics import share_interval
-from nearfar.types import Evidence, Finding, Task
+from nearfar.types import Evidence, Finding, Severity, Task
 
 FLOOR = 0.002
 """Lower bound of the share of queries from which what is less than certain is a warning."""
@@ -86,7 +86,7 @@ def check_leakage(material: Material) -> list[Finding]:
         return []
     found = leaks(material, task)
     results: list[Finding] = []
-    for code, rows, severity, what, remedy in (
+    kinds: tuple[tuple[str, Mapping[int, str], Severity, str, str], ...] = (
         (
             "leaked_answers",
             found.answered,
@@ -115,11 +115,13 @@ def check_leakage(material: Material) -> list[Finding]:
             "have a near copy among the queries of the pairs, with another answer (as templated questions have).",
             "Look at the examples: where they ask the same, hold them out by a common `group`.",
         ),
-    ):
+    )
+    for code, rows, harm, what, remedy in kinds:
         queries = set(rows.values())
         if not queries:
             continue
         share = share_interval(len(queries), len(task.queries))
+        severity: Severity = harm
         if severity == "warning" and share.low < FLOOR:
             severity = "info"
         results.append(

@@ -3,7 +3,7 @@
 Decisions. Each pair's own positive is ranked among some hundred other positives of the file. Of a pair whose positive was exchanged for another row's, the
 rank is uniform whatever the similarity is, because the positive is a draw from the same heap; of a pair that belongs together it is near the top. So the share
 of mismatched pairs is the density of the lower ranks, as Storey 2002 ("A direct approach to false discovery rates") estimates the share of true
-null hypotheses from large p-values. Pairs that belong together but rank low (an abbreviation in place of the name) make that too large. Their density
+null hypotheses from large p-values. Where that density is the same from the first tenth on, all beyond it is counted. Pairs that belong together but rank low (an abbreviation in place of the name) make that too large. Their density
 falls: measured on real sets (`docs/audit.md`) the last quarter holds about a third of what the quarter before the middle has more than it, which is taken off.
 The interval reaches from what is left, less its sampling error, to the density itself, more its own: both ends are honest about what cannot be known.
 Ranks are by BM25, or by the sum of BM25 and a model's cosine, each less the document's mean and in units of its spread over the query's others.
@@ -106,6 +106,11 @@ class Mismatched(NamedTuple):
 def estimate(ranks: Float[np.ndarray, " m"]) -> Mismatched:
     """The share of mismatched pairs, from the percentile of each [m]."""
     n = len(ranks)
+    early, later = int(((ranks > 0.1) & (ranks <= 0.25)).sum()), int((ranks > 0.25).sum())
+    if early <= later / 5 + np.sqrt(early + later / 25):
+        # as flat as chance already from the first tenth on: no pair that belongs together ranks low, and all ranks beyond count
+        flat = share_interval(early + later, n)
+        return Mismatched(*(min(1.0, part / 0.9) for part in flat), taken=0.0)
     last, second = int((ranks > 0.75).sum()), int(((ranks > 0.25) & (ranks <= 0.5)).sum())
     top = share_interval(last, n)
     decay = DECAY if second > last else 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nearfar.auditing.material import Material, counted
+from nearfar.data.near_duplicates import are_near
 from nearfar.data.text import shorten
 from nearfar.metrics import share_interval
 from nearfar.types import Evidence, Finding
@@ -16,18 +17,32 @@ TOO_HARD = 0.3
 TOO_EASY = 0.1
 """Of the way from a random document to the positive: nearer to random than this, a hard negative is none."""
 SAMPLE = 20_000
+SAME = 0.9
+"""Of the word pairs of both texts: so near, a negative is the positive with a word changed."""
 
 
 def planted(material: Material) -> np.ndarray:
-    """Whether each hard negative (end to end) is a positive that the file names for its query, or a near copy of one: booleans [m]."""
-    documents = material.negatives
-    if not len(documents):
-        return np.zeros(0, bool)
-    groups = material.document_groups
-    known = {(query, int(groups[document])) for query, document in material.known}
-    queries = material.queries.number[material.owners]
-    asked = zip(queries.tolist(), groups[documents].tolist(), strict=True)
-    return np.array([pair in known for pair in asked], bool)
+    """Whether each hard negative (end to end) is a positive that the file names for its query, or nearly one: booleans [m].
+
+    Nearly is `SAME` of their word pairs, of the two texts themselves: texts of one template are linked to each other by less.
+    """
+    wrong = np.zeros(len(material.negatives), bool)
+    answers: dict[int, list[int]] = {}
+    for query, document in sorted(material.known):
+        answers.setdefault(query, []).append(document)
+    places: list[int] = []
+    right: list[int] = []
+    for place, query in enumerate(material.queries.number[material.owners].tolist()):
+        places += [place] * len(answers[query])
+        right += answers[query]
+    at, documents = np.array(places, np.int64), np.array(right, np.int64)
+    held = material.negatives[at]
+    wrong[at[held == documents]] = True
+    # word pairs are compared only within one group of near copies
+    close = (material.document_groups[held] == material.document_groups[documents]) & (held != documents)
+    near = are_near(material.documents.distinct, held[close], documents[close], similarity=SAME)
+    wrong[at[close][near]] = True
+    return wrong
 
 
 def check_negatives(material: Material) -> list[Finding]:

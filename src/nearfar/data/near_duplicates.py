@@ -50,6 +50,12 @@ def near_twins(texts: Sequence[str], against: Sequence[str], *, similarity: floa
         found[asked[near]] = known[near] - count
 
 
+def are_near(texts: Sequence[str], one: np.ndarray, other: np.ndarray, *, similarity: float = 0.8) -> np.ndarray:
+    """Whether text `one[i]` and text `other[i]` (numbers of `texts`) are at least this similar (Jaccard, of word pairs): booleans [m]."""
+    used, numbers = np.unique(np.concatenate([one, other]), return_inverse=True)
+    return _sets([texts[number] for number in used]).are_near(numbers[: len(one)], numbers[len(one) :], similarity)
+
+
 def near_groups(texts: Sequence[str], *, similarity: float = 0.8) -> np.ndarray:
     """The number of the group of each text, [n] int64: texts linked by pairs of at least `similarity` (Jaccard, of word pairs) are one group.
 
@@ -77,12 +83,12 @@ def near_groups(texts: Sequence[str], *, similarity: float = 0.8) -> np.ndarray:
 
 
 class _Sets(NamedTuple):
-    """The shingles of each text as numbers, rarest first: text i's are `ids[offsets[i]:offsets[i + 1]]`, ascending. `keys` is text x count + id."""
+    """The shingles of each text as numbers, rarest first: text i's are `ids[offsets[i]:offsets[i + 1]]`, ascending. `keys` is text x span + id."""
 
     ids: np.ndarray
     offsets: np.ndarray
     keys: np.ndarray
-    count: int
+    span: int
 
     def are_near(self, one: np.ndarray, other: np.ndarray, similarity: float) -> np.ndarray:
         """Whether each pair of texts is at least this similar: booleans [m]."""
@@ -98,7 +104,7 @@ class _Sets(NamedTuple):
             lengths = sizes[small[start:stop]]
             pair = np.repeat(np.arange(start, stop), lengths)
             within = np.arange(len(pair)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-            asked = large[pair] * self.count + self.ids[self.offsets[small[pair]] + within]
+            asked = large[pair] * self.span + self.ids[self.offsets[small[pair]] + within]
             place = np.minimum(np.searchsorted(self.keys, asked), len(self.keys) - 1)
             shared += np.bincount(pair[self.keys[place] == asked], minlength=len(one))
             start = stop
