@@ -82,7 +82,7 @@ def test_a_parquet_keeps_its_types(tmp_path):
         {
             "query": ["a b c", "d e f", "a b c"],
             "positive": ["one two", "three four", "one two"],
-            "when": pa.array([1, 2, 3], pa.timestamp("s")),
+            "when": pa.array([1, 2, 3], pa.timestamp("ms")),
         }
     )
     pq.write_table(table, source)

@@ -216,7 +216,7 @@ SCRIPTS = {
     "THAI": "Thai",
 }
 SURE = 3
-"""Common words of one language that a text must hold, and twice as many as of any other, to be called written in it."""
+"""Common words of one language that a text must hold, and half as many again as of any other, to be called written in it."""
 MIXED = 0.02
 """A language of so large a share of the texts that are told is a part of the file, not an accident."""
 LOPSIDED = 0.01
@@ -240,7 +240,7 @@ def language_of(text: str) -> str | None:
         return "Japanese" if foreign["Japanese"] else foreign.most_common(1)[0][0]
     words = Counter(_WORD.findall(text[:2000].lower()))
     scores = sorted(((sum(words[w] for w in common), name) for name, common in COMMON.items()), reverse=True)
-    return scores[0][1] if scores[0][0] >= SURE and scores[0][0] >= 2 * scores[1][0] else None
+    return scores[0][1] if scores[0][0] >= SURE and scores[0][0] >= 1.5 * scores[1][0] else None
 
 
 def check_languages(material: Material) -> list[Finding]:
