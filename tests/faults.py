@@ -90,7 +90,11 @@ def mine(pairs: list[Pair], count: int, rng: np.random.Generator) -> list[Pair]:
     found = []
     for pair in pairs:
         others = [pairs[i] for i in rng.integers(len(pairs), size=3 * count)]
-        fair = [o.positive for o in others if o.query != pair.query and o.positive != pair.positive and o.group != pair.group]
+        fair = [
+            o.positive
+            for o in others
+            if o.query != pair.query and o.positive != pair.positive and (o.group is None or o.group != pair.group)
+        ]
         found.append(replace(pair, negatives=tuple(fair[:count])))
     return found
 

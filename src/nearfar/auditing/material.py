@@ -144,10 +144,11 @@ class Material:
 
     def fix(self) -> str:
         """The command that writes the cleaned copy."""
+        from pathlib import Path
         from shlex import quote
 
         task = f" --task {quote(self.task_name)}" if self.task_name else ""
-        return f"nearfar audit {quote(self.name)}{task} --fix CLEANED"
+        return f"nearfar audit {quote(self.name)}{task} --fix cleaned{''.join(Path(self.name).suffixes[-2:])}"
 
 
 def counted(number: int, what: str) -> str:
