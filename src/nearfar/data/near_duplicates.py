@@ -53,7 +53,7 @@ def near_twins(texts: Sequence[str], against: Sequence[str], *, similarity: floa
 def are_near(texts: Sequence[str], one: np.ndarray, other: np.ndarray, *, similarity: float = 0.8) -> np.ndarray:
     """Whether text `one[i]` and text `other[i]` (numbers of `texts`) are at least this similar (Jaccard, of word pairs): booleans [m]."""
     used, numbers = np.unique(np.concatenate([one, other]), return_inverse=True)
-    return _sets([texts[number] for number in used]).are_near(numbers[: len(one)], numbers[len(one) :], similarity)
+    return _sets([texts[int(number)] for number in used]).are_near(numbers[: len(one)], numbers[len(one) :], similarity)
 
 
 def near_groups(texts: Sequence[str], *, similarity: float = 0.8) -> np.ndarray:
