@@ -65,7 +65,7 @@ class Given:
     def __init__(self, material: Material) -> None:
         self._material, self.dim = material, material.documents.shape[1]
 
-    def prepare(self, items: Sequence[str], role: Role = "document") -> Inputs:
+    def prepare(self, items: Sequence[str], role: Role = "document") -> Inputs:  # noqa: ARG002 - the protocol
         return _Rows(self._material.rows(items))
 
     def __call__(self, inputs: Inputs) -> torch.Tensor:
@@ -75,7 +75,7 @@ class Given:
     def fingerprint(self) -> str:
         return f"sha256:{hashlib.sha256(str(tuple(self._material.documents.shape)).encode()).hexdigest()}"
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> None:  # noqa: ARG002 - the protocol
         raise AssertionError("nobody saves it")
 
 

@@ -14,7 +14,7 @@ FLOORS = (
     ("types", "errors", "files"),
     ("similarity", "losses", "metrics"),
     ("data", "encoders", "index"),
-    ("embedding", "retrieval", "mining", "training", "evaluation", "exporting"),
+    ("embedding", "retrieval", "mining", "training", "evaluation", "exporting", "auditing"),
     ("report", "recipes", "cli"),
 )
 ON_ONE_FLOOR = {
@@ -29,6 +29,7 @@ ON_ONE_FLOOR = {
     ("training", "exporting"),
     ("mining", "embedding"),
     ("training", "mining"),
+    ("auditing", "embedding"),
     ("cli", "report"),
     ("cli", "recipes"),
 }

@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from nearfar import losses, metrics
+    from nearfar.auditing import Audit, audit
     from nearfar.data.pairs import read_pairs, write_pairs
     from nearfar.data.tasks import read_task, task_from_pairs, write_task
     from nearfar.embedding import embed
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
     from nearfar.mining import NegativeRule, mine
     from nearfar.retrieval import build_index, search
     from nearfar.training import Config, RunResult, parse_settings, train
-    from nearfar.types import Batch, Checkpoint, Encoder, Hits, Index, Loss, Pair, RowLoss, Targets, Task
+    from nearfar.types import Batch, Checkpoint, Encoder, Finding, Hits, Index, Loss, Pair, RowLoss, Targets, Task
 
 _HOME = {
+    "nearfar.auditing": ("Audit", "audit"),
     "nearfar.data.pairs": ("read_pairs", "write_pairs"),
     "nearfar.data.tasks": ("read_task", "task_from_pairs", "write_task"),
     "nearfar.embedding": ("embed",),
@@ -41,18 +43,32 @@ _HOME = {
     "nearfar.mining": ("NegativeRule", "mine"),
     "nearfar.retrieval": ("build_index", "search"),
     "nearfar.training": ("Config", "RunResult", "parse_settings", "train"),
-    "nearfar.types": ("Batch", "Checkpoint", "Encoder", "Hits", "Index", "Loss", "Pair", "RowLoss", "Targets", "Task"),
+    "nearfar.types": (
+        "Batch",
+        "Checkpoint",
+        "Encoder",
+        "Finding",
+        "Hits",
+        "Index",
+        "Loss",
+        "Pair",
+        "RowLoss",
+        "Targets",
+        "Task",
+    ),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 _MODULES = ("losses", "metrics")
 
 __all__ = [
+    "Audit",
     "Batch",
     "Checkpoint",
     "Comparison",
     "Config",
     "Encoder",
     "Evaluation",
+    "Finding",
     "Hits",
     "Index",
     "Loss",
@@ -63,6 +79,7 @@ __all__ = [
     "RunResult",
     "Targets",
     "Task",
+    "audit",
     "build_index",
     "compare",
     "embed",

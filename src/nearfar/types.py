@@ -249,6 +249,42 @@ class Task:
     judgements: Mapping[str, Mapping[str, int]]
 
 
+Severity = Literal["info", "warning", "critical"]
+"""Worth knowing; to be mended; what is concluded with it is wrong."""
+
+
+class Evidence(NamedTuple):
+    """One example of a finding: where it stands (`file:line`) and the text, shortened."""
+
+    where: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found wrong (or worth knowing), how much of it there is, and what to do about it.
+
+    `seat` is where the cause lies. `count` of `total` are concerned; where that was estimated instead of counted, `share` is the estimate and
+    `low` to `high` its 95 % interval. `remedy` is a command or one sentence.
+    """
+
+    code: str
+    seat: Literal["data", "model", "retrieval", "workflow"]
+    severity: Severity
+    what: str
+    count: int
+    total: int
+    share: float
+    remedy: str
+    low: float | None = None
+    high: float | None = None
+    examples: tuple[Evidence, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        return {**vars(self), "examples": [example._asdict() for example in self.examples]}
+
+
 class Progress(Protocol):
     """Called by long work: what is being done, how much of it is done, and facts to show (loss, score). Faces draw it."""
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nearfar.data.near_duplicates import shingles
 from nearfar.data.sources import examples, read_python_docs
 from nearfar.data.sources.docstrings import read_file, split_sentence
-from nearfar.data.sources.near_duplicates import near_duplicates, shingles
 from nearfar.data.sources.python_docs import package_of
 from nearfar.errors import BadInput
 
@@ -189,19 +189,6 @@ def test_a_file_that_is_no_python_is_a_problem_and_no_exception(tmp_path, conten
 def test_a_file_that_is_gone_is_a_problem_too(tmp_path):
     os.symlink(tmp_path / "nowhere", tmp_path / "m.py")
     assert "FileNotFoundError" in read_file(tmp_path / "m.py", "m").problem
-
-
-sentences = st.lists(st.sampled_from(["a", "b", "c", "d", "e", "f"]), max_size=8).map(" ".join)
-
-
-@given(st.lists(sentences, max_size=8), st.lists(sentences, max_size=8), st.sampled_from([0.3, 0.5, 0.8, 1.0]))
-def test_near_duplicates_equal_the_comparison_of_all_with_all(texts, against, similarity):
-    def is_near(one, other):
-        a, b = shingles(one), shingles(other)
-        return bool(a and b) and len(a & b) >= similarity * len(a | b)
-
-    expected = [any(is_near(text, other) for other in against) for text in texts]
-    assert near_duplicates(texts, against, similarity=similarity) == expected
 
 
 def test_the_standard_library_is_split_by_module_and_what_is_installed_one_level_deeper():

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nearfar.cli import commands, exports, mining
+from nearfar.cli import auditing, commands, exports, mining
 
 app = typer.Typer(
     name="nearfar",
@@ -260,6 +260,27 @@ def distill(
     return exports.distill(
         model, out, dim=dim, pairs=pairs, texts=texts, task=task, split=split, language=language, as_json=json_
     )
+
+
+@app.command()
+def audit(
+    pairs: Annotated[Path, typer.Argument(help="Pairs: JSONL, CSV, TSV, Parquet, or a datasets folder.")],
+    task: Annotated[Path | None, typer.Option("--task", "--eval", help="A BEIR folder: look for leakage into it.")] = None,
+    model: Annotated[str | None, typer.Option(help=f"Look at similarities as well: {MODEL}.")] = None,
+    split: Annotated[str | None, typer.Option(help="Which judgements of --task: the name of a file in qrels/.")] = None,
+    columns: Annotated[str | None, typer.Option(help="Names in the file: query=TITLE,positive=BODY.")] = None,
+    fix: Annotated[Path | None, typer.Option(help="Write a cleaned copy here, and FIX.removed.jsonl beside it.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Keep the findings as JSON.")] = None,
+    review: Annotated[bool, typer.Option("--review", help="Be asked about likely false negatives; answers are kept.")] = False,
+    count: Annotated[int, typer.Option(help="Of --review: how many to ask about.")] = 50,
+    seed: Annotated[int, typer.Option(help="Chooses the samples.")] = 0,
+    json_: Json = False,
+) -> int:
+    """Look for faults in training pairs, with how much of each and what to do. Exit 1 where a finding is critical."""
+    given = auditing.Given(pairs, task=task, model=model, split=split, columns=columns, seed=seed)
+    if review:
+        return auditing.review(given, count=count, as_json=json_)
+    return auditing.audit(given, fix=fix, out=out, as_json=json_)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
+from nearfar.data.text import shorten
 from nearfar.errors import BadConfig, BadInput, Mismatch
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def train(asked: TrainRequest) -> int:
         raise BadConfig(
             f"--teacher {asked.teacher}: it is for recipes. For one run: --set loss.name=margin_mse --set loss.teacher={asked.teacher}."
         )
-    columns = read_columns(asked.columns)
+    columns = parse_columns(asked.columns)
     given = read_material(asked.pairs, columns=columns, allow_swapped=asked.allow_swapped, talk=talk, texts=asked.is_staged)
     judge = _task(asked.task, asked.split, talk) if asked.task else None
     chooser = _task(asked.dev, None, talk) if asked.dev else None
@@ -315,12 +316,6 @@ def doctor(*, as_json: bool) -> int:
     return 0 if all(check.ok for check in found if check.needed) else 1
 
 
-def shorten(text: str, width: int = 86) -> str:
-    """The beginning of a text on one line."""
-    line = " ".join(text.split())
-    return line if len(line) <= width else line[: width - 1].rsplit(" ", 1)[0] + "…"
-
-
 def _say(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False), flush=True)
 
@@ -342,8 +337,8 @@ def _task(folder: Path, split: str | None, talk: Any) -> Task:
     return found.task
 
 
-def read_columns(text: str | None) -> dict[str, str] | None:
-    """`--columns OURS=THEIRS,...` as a mapping. Raises `BadConfig` for another form."""
+def parse_columns(text: str | None) -> dict[str, str] | None:
+    """What `--columns OURS=THEIRS,...` says. Raises `BadConfig` for anything else."""
     if text is None:
         return None
     found: dict[str, str] = {}

@@ -8,10 +8,10 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from nearfar.cli.commands import shorten
 from nearfar.cli.run_report import headline, report_run
 from nearfar.data.sources import PythonDocs, examples, read_python_docs
 from nearfar.data.tasks import write_task
+from nearfar.data.text import shorten
 from nearfar.encoders import load_encoder
 from nearfar.errors import BadInput
 from nearfar.evaluation import Comparison, Evaluation, compare, evaluate, score_table

@@ -10,7 +10,8 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from nearfar.cli.commands import read_columns, shorten
+from nearfar.cli.commands import parse_columns
+from nearfar.data.text import shorten
 from nearfar.errors import BadConfig, BadInput
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def mine(pairs: Path, model: str, out: Path, options: MineOptions, *, as_json: b
         raise BadInput(f"{out}: this is the file that is read. Write the mined pairs to another one.")
     talk = sys.stderr if as_json else sys.stdout
     rule = _rule(options, model)
-    file = read_pairs(pairs, columns=read_columns(options.columns))
+    file = read_pairs(pairs, columns=parse_columns(options.columns))
     print(file.understood, file=talk, flush=True)
     corpus = _corpus(options.corpus)
     if options.corpus:

@@ -53,13 +53,20 @@ class _Columns(NamedTuple):
     mined: str | None
 
 
-def read_pairs(path: Path | str, *, columns: Mapping[str, str] | None = None, allow_swapped: bool = False) -> PairFile:
+def read_pairs(
+    path: Path | str,
+    *,
+    columns: Mapping[str, str] | None = None,
+    allow_swapped: bool = False,
+    refused: list[BadInput] | None = None,
+) -> PairFile:
     """Read pairs from JSONL (.gz too), CSV, TSV, Parquet, or a folder written by `datasets`.
 
     `columns` maps our names to the file's (`{"query": "title"}`); others are found by the usual names (`NAMES`). Hard negatives
     come as `negative`, `negative_1..n` (empty cells are skipped) or a `negatives` list of any length (JSON text in CSV), a teacher's
     scores of the positive and each of them as a list `teacher_scores`, and where each came from as a list `mined` (`nearfar mine` writes it).
-    Raises `BadInput` with file and line for anything that is missing, empty, torn, or looks swapped (unless `allow_swapped`).
+    Raises `BadInput` with file and line for anything that is missing, empty, torn, or looks swapped (unless `allow_swapped`). A row that is no
+    pair goes to `refused`, where that is given, instead of ending the reading; what cannot be read as rows is raised all the same.
     """
     path = Path(path)
     table = read_table(path)
@@ -67,8 +74,16 @@ def read_pairs(path: Path | str, *, columns: Mapping[str, str] | None = None, al
     pairs: list[Pair] = []
     where: list[str] = []
     for row in table.rows:
-        pairs.append(_pair(row, chosen))
+        try:
+            pairs.append(_pair(row, chosen))
+        except BadInput as error:
+            if refused is None:
+                raise
+            refused.append(error)
+            continue
         where.append(row.where)
+    if not pairs and refused:
+        raise refused[0]
     if not pairs:
         raise BadInput(f"{path}: a header but no rows. Expected a row per pair.")
     if not allow_swapped:
@@ -190,6 +205,42 @@ def _negative_list(row: Row, column: str) -> list[str]:
     return [_text(Row(row.where, {f"{column}[{i}]": item}), f"{column}[{i}]") for i, item in enumerate(value)]
 
 
+def drop_negatives(
+    path: Path, found: Sequence[str], record: Mapping[str, Any], dropped: set[int], *, columns: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """A record of the file `path` (whose columns are `found`) without the hard negatives of these numbers, counted as `Pair.negatives` counts them.
+
+    Cells of single negatives become empty. Of the list, and of every other list with one entry for each hard negative (their scores, say) or one
+    more before them (`teacher_scores`), the same entries go; all else stays as it is. `columns` as for `read_pairs`.
+    """
+    chosen = _understand(path, found, columns or {})
+    result = dict(record)
+    cells = [name for name in chosen.negatives if record.get(name) not in (None, "")]
+    total = len(_pair(Row(str(path), record), chosen).negatives)
+    in_list = total - len(cells)
+    for number, name in enumerate(cells):
+        if number in dropped:
+            result[name] = "" if isinstance(record[name], str) and path.suffix in (".csv", ".tsv") else None
+    for name, value in record.items():
+        is_text = isinstance(value, str) and value.lstrip()[:1] == "[" and name not in (chosen.query, chosen.positive, *cells)
+        try:
+            entries = json.loads(value) if is_text else value
+        except json.JSONDecodeError:
+            continue
+        if not isinstance(entries, list):
+            continue
+        if name == chosen.lists:
+            before, reach = -len(cells), in_list
+        elif name == chosen.teacher_scores:
+            before, reach = 1, total + 1
+        else:
+            before, reach = 0, total
+        if len(entries) == reach:
+            kept = [entry for place, entry in enumerate(entries) if place - before not in dropped or place < before]
+            result[name] = json.dumps(kept, ensure_ascii=False) if is_text else kept
+    return result
+
+
 def _teacher_scores(row: Row, column: str, negatives: int) -> tuple[float, ...]:
     value = row.values.get(column)
     if value in (None, ""):
@@ -243,12 +294,20 @@ def _number(value: Any) -> float | None:
     return number
 
 
-def _refuse_swapped(chosen: _Columns, pairs: Sequence[Pair], where: Sequence[str]) -> None:
+def looks_swapped(pairs: Sequence[Pair]) -> bool:
     """Long 'queries' that do not ask beside short 'positives' that do: the columns are the wrong way round."""
     queries, positives = [p.query for p in pairs], [p.positive for p in pairs]
     lengths = [median(len(t.split()) for t in texts) for texts in (queries, positives)]
     asks = [sum(bool(_ASKS.search(t.strip())) for t in texts) / len(texts) for texts in (queries, positives)]
-    if lengths[0] > 3 * lengths[1] and asks[1] > 0.5 and asks[0] < 0.2:
+    return lengths[0] > 3 * lengths[1] and asks[1] > 0.5 and asks[0] < 0.2
+
+
+def _refuse_swapped(chosen: _Columns, pairs: Sequence[Pair], where: Sequence[str]) -> None:
+    if looks_swapped(pairs):
+        lengths = [
+            median(len(text.split()) for text in texts) for texts in zip(*((p.query, p.positive) for p in pairs), strict=True)
+        ]
+        positives = [p.positive for p in pairs]
         first = next(i for i, text in enumerate(positives) if _ASKS.search(text.strip()))
         raise BadInput(
             f"{where[first]}: the columns look swapped: '{chosen.query}' holds {lengths[0]:.0f} words a row and '{chosen.positive}' "

@@ -89,7 +89,7 @@ class LexicalIndex:
         terms = self._count()
         if terms is None:
             return Hits(ids, scores)
-        for row, words in enumerate(_words(query_texts)):
+        for row, words in enumerate(stems(query_texts)):
             known = terms.get_tokens_ids(words)
             if known:
                 found = terms.get_scores_from_ids(known)
@@ -126,7 +126,7 @@ class LexicalIndex:
     def _count(self) -> bm25s.BM25 | None:
         """The term scores of the present documents; None where no document has a word."""
         if not self._counted:
-            words = _words(self.documents)
+            words = stems(self.documents)
             number = {word: i for i, word in enumerate(sorted({word for text in words for word in text}))}
             self._terms = None
             if number:
@@ -138,7 +138,8 @@ class LexicalIndex:
         return self._terms
 
 
-def _words(texts: Sequence[str]) -> list[list[str]]:
+def stems(texts: Sequence[str]) -> list[list[str]]:
+    """The words of each text that the index counts: stemmed, stop words left out, in order, repeated as they are."""
     stemmer = Stemmer.Stemmer("english")
     found = bm25s.tokenize(list(texts), stopwords="english", stemmer=stemmer, return_ids=False, show_progress=False)
     assert isinstance(found, list)

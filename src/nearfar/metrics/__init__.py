@@ -2,6 +2,7 @@
 
 from nearfar.metrics.power import queries_needed
 from nearfar.metrics.ranking import Gain, Metric, label, order_by_score, parse_metric, score_run
+from nearfar.metrics.shares import share_interval, stratified_interval
 from nearfar.metrics.significance import Interval, PairedDifference, bootstrap_interval, holm, paired_difference
 
 __all__ = [
@@ -17,4 +18,6 @@ __all__ = [
     "parse_metric",
     "queries_needed",
     "score_run",
+    "share_interval",
+    "stratified_interval",
 ]

@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nearfar.data.near_duplicates import near_duplicates
 from nearfar.data.pairs import read_pairs, write_pairs
 from nearfar.data.sources.docstrings import Entry, FileEntries, read_file
-from nearfar.data.sources.near_duplicates import near_duplicates
 from nearfar.data.tasks import read_task, write_task
 from nearfar.data.text import normalize
 from nearfar.errors import BadInput, NearfarError

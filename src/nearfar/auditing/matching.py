@@ -1,0 +1,154 @@
+"""Mismatched positives: the share of pairs whose positive is no nearer to the query than any other positive, estimated.
+
+Decisions. Each pair's own positive is ranked among some hundred other positives of the file. Of a pair whose positive was exchanged for another row's, the
+rank is uniform whatever the similarity is, because the positive is a draw from the same heap; of a pair that belongs together it is near the top. So the share
+of mismatched pairs is the density of the lower ranks, as Storey 2002 ("A direct approach to false discovery rates") estimates the share of true
+null hypotheses from large p-values. Where that density is the same from the first tenth on, all beyond it is counted. Pairs that belong together but rank low (an abbreviation in place of the name) make that too large. Their density
+falls: measured on real sets (`docs/audit.md`) the last quarter holds about a third of what the quarter before the middle has more than it, which is taken off.
+The interval reaches from what is left, less its sampling error, to the density itself, more its own: both ends are honest about what cannot be known.
+Ranks are by BM25, or by the sum of BM25 and a model's cosine, each less the document's mean and in units of its spread over the query's others.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from nearfar.auditing.material import Material
+from nearfar.auditing.words import Terms
+from nearfar.metrics import share_interval
+from nearfar.metrics.shares import Z
+from nearfar.types import Finding
+
+PAIRS = 20_000
+"""Pairs looked at, at most: chosen by the seed."""
+OTHERS = 512
+"""Other positives that each is ranked among."""
+LEAST = 100
+"""Fewer pairs than this give an interval that says nothing."""
+DECAY = 1 / 3
+"""The density of pairs that belong together in the last quarter, of what the second quarter has more than it."""
+FLOOR, MANY = 0.003, 0.1
+"""Lower bounds from which it is a warning, and critical."""
+_ROWS = 2_048
+_TIE = 1e-6
+
+
+def percentiles(material: Material) -> tuple[np.ndarray, Float[np.ndarray, " m"]]:
+    """(rows, the share of other positives that are nearer to the row's query than its own, ties half): 0 is first, uniform is chance."""
+    rng = np.random.default_rng(material.seed)
+    rows = _judged(material)
+    if len(rows) > PAIRS:
+        rows = np.sort(rng.choice(rows, PAIRS, replace=False))
+    pairs = [material.pairs[row] for row in rows]
+    words = Terms([pair.query for pair in pairs], [pair.positive for pair in pairs])
+    others = np.sort(rng.choice(len(pairs), min(OTHERS, len(pairs)), replace=False))
+    own = np.arange(len(pairs))
+    means = words.means()
+    vectors = _vectors(material, rows)
+    found = np.empty(len(pairs))
+    for start in range(0, len(pairs), _ROWS):
+        part = own[start : start + _ROWS]
+        table = words.against(part, others) - means[others]
+        mine = words.scores(part, part) - means[part]
+        # one's own document among the others is no other
+        itself = material.positives[rows[part]][:, None] == material.positives[rows[others]][None, :]
+        table, mine = _standard(table, mine, itself)
+        if vectors is not None:
+            queries, documents = vectors
+            centre = documents @ queries.mean(axis=0)
+            more, its = _standard(
+                queries[part] @ documents[others].T - centre[others],
+                (queries[part] * documents[part]).sum(axis=1) - centre[part],
+                itself,
+            )
+            table, mine = table + more, mine + its
+        nearer = np.where(table > mine[:, None] + _TIE, 1.0, np.where(table < mine[:, None] - _TIE, 0.0, 0.5))
+        nearer[itself] = 0
+        found[part] = nearer.sum(axis=1) / np.maximum((~itself).sum(axis=1), 1)
+    return rows, found
+
+
+def _judged(material: Material) -> np.ndarray:
+    """The rows that say their texts belong together: all, or where there are scores those of the upper half of their range."""
+    scores = [pair.score for pair in material.pairs]
+    if any(score is None for score in scores):
+        return np.arange(len(material))
+    values = np.array(scores, np.float64)
+    return np.flatnonzero(values >= (values.min() + values.max()) / 2)
+
+
+def _vectors(material: Material, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    if material.encoder is None:
+        return None
+    return material.query_rows[material.queries.number[rows]], material.document_rows[material.positives[rows]]
+
+
+def _standard(table: np.ndarray, mine: np.ndarray, itself: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both less the row's mean, in units of its spread, over others alone."""
+    others = np.where(itself, np.nan, table)
+    middle = np.nanmean(others, axis=1)
+    spread = np.nanstd(others, axis=1) + 1e-6
+    return (table - middle[:, None]) / spread[:, None], (mine - middle) / spread
+
+
+class Mismatched(NamedTuple):
+    """The estimated share of mismatched pairs, its interval, and what was taken off for pairs that belong together and rank low."""
+
+    share: float
+    low: float
+    high: float
+    taken: float
+
+
+def estimate(ranks: Float[np.ndarray, " m"]) -> Mismatched:
+    """The share of mismatched pairs, from the percentile of each [m]."""
+    n = len(ranks)
+    early, later = int(((ranks > 0.1) & (ranks <= 0.25)).sum()), int((ranks > 0.25).sum())
+    if early <= later / 5 + np.sqrt(early + later / 25):
+        # as flat as chance already from the first tenth on: no pair that belongs together ranks low, and all ranks beyond count
+        flat = share_interval(early + later, n)
+        return Mismatched(*(min(1.0, part / 0.9) for part in flat), taken=0.0)
+    last, second = int((ranks > 0.75).sum()), int(((ranks > 0.25) & (ranks <= 0.5)).sum())
+    top = share_interval(last, n)
+    decay = DECAY if second > last else 0.0
+    taken = 4 * decay * (second - last) / n
+    share = min(1.0, max(0.0, 4 * last / n - taken))
+    spread = 4 * np.sqrt((1 + decay) ** 2 * last + decay**2 * second) / n
+    return Mismatched(share, float(max(0.0, share - Z * spread)), float(min(1.0, 4 * top.high)), taken)
+
+
+def check_matching(material: Material) -> list[Finding]:
+    """`mismatched_positives`, estimated."""
+    if len(_judged(material)) < LEAST or len(np.unique(material.positives)) < LEAST:
+        return []
+    rows, ranks = percentiles(material)
+    share, low, high, taken = estimate(ranks)
+    # where more had to be taken off than is left, the similarity does not know these texts well enough to accuse anyone
+    severity = "info" if low < FLOOR or share < taken else "critical" if low >= MANY else "warning"
+    by = f"{material.model_name} and BM25" if material.encoder is not None else "BM25 alone"
+    worst = rows[np.argsort(-ranks, kind="stable")]
+    look = "" if material.encoder is not None else " A model tells more: add --model static."
+    if severity == "info":
+        what = f"no proof of shuffled positives: by {by}, {share:.1%} [{low:.1%}, {high:.1%}] are no nearer to their query than a random one."
+        remedy = f"Nothing to do.{look}"
+    else:
+        what = f"about {share:.1%} [{low:.1%}, {high:.1%}] of the positives are no nearer to their query than a random one, by {by}."
+        remedy = f"Look at the examples: were rows sorted or joined apart from each other? Join them again by their key.{look}"
+    return [
+        Finding(
+            "mismatched_positives",
+            "data",
+            severity,
+            what,
+            round(share * len(material)),
+            len(material),
+            share,
+            remedy,
+            low,
+            high,
+            material.show(worst.tolist()) if severity != "info" else (),
+        )
+    ]

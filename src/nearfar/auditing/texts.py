@@ -1,0 +1,108 @@
+"""Texts with nothing in them: rows that are no pair, texts of a word or none, and what many documents say alike (boilerplate)."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+from nearfar.auditing.material import EXAMPLES, Material, counted
+from nearfar.data.text import shorten
+from nearfar.types import Evidence, Finding
+
+_SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+")
+_LETTER = re.compile(r"\w")
+SHORT = 3
+"""A positive of fewer letters or digits than this says next to nothing."""
+REPEATED = 0.1
+"""A sentence in so large a share of the distinct documents is boilerplate."""
+WORDS = 6
+"""Shorter sentences repeat by chance."""
+MATTERS = 0.5
+"""From this share of documents on, boilerplate weighs on what is learned."""
+
+
+def check_texts(material: Material) -> list[Finding]:
+    """`refused_rows`, `near_empty` and `boilerplate`, all counted."""
+    return _refused(material) + _near_empty(material) + _boilerplate(material)
+
+
+def _refused(material: Material) -> list[Finding]:
+    if not material.refused:
+        return []
+    total = len(material) + len(material.refused)
+    count = len(material.refused)
+    return [
+        Finding(
+            "refused_rows",
+            "data",
+            "critical",
+            f"{counted(count, 'row')} of {total:,} are no pairs (a text is empty or missing, a number is none): training refuses the file.",
+            count,
+            total,
+            count / total,
+            material.fix(),
+            examples=tuple(Evidence(where, why) for where, why in material.refused[:EXAMPLES]),
+        )
+    ]
+
+
+def near_empty_rows(material: Material) -> list[int]:
+    """The pairs one of whose texts holds fewer than `SHORT` letters and digits."""
+    return [
+        row
+        for row, pair in enumerate(material.pairs)
+        if min(len(_LETTER.findall(text[:200])) for text in (pair.query, pair.positive)) < SHORT
+    ]
+
+
+def _near_empty(material: Material) -> list[Finding]:
+    rows = near_empty_rows(material)
+    if not rows:
+        return []
+    share = len(rows) / len(material)
+    return [
+        Finding(
+            "near_empty",
+            "data",
+            "warning" if share >= 0.01 else "info",
+            f"{counted(len(rows), 'pair')} of {len(material):,} ({share:.1%}) have a text of fewer than {SHORT} letters.",
+            len(rows),
+            len(material),
+            share,
+            material.fix(),
+            examples=material.show(rows),
+        )
+    ]
+
+
+def _boilerplate(material: Material) -> list[Finding]:
+    """Sentences that stand in many distinct documents."""
+    documents = material.documents.distinct
+    held: Counter[str] = Counter()
+    sentences = [{s.strip() for s in _SENTENCES.split(text) if len(s.split()) >= WORDS} for text in documents]
+    for found in sentences:
+        held.update(found)
+    least = max(20, REPEATED * len(documents))
+    common = {sentence for sentence, count in held.items() if count >= least}
+    if not common:
+        return []
+    concerned = [number for number, found in enumerate(sentences) if found & common]
+    share = len(concerned) / len(documents)
+    top = sorted(common, key=lambda s: (-held[s], s))[:EXAMPLES]
+    first = {s: next(n for n in concerned if s in sentences[n]) for s in top}
+    where = {int(number): material.where[row] for row, number in reversed(list(enumerate(material.positives.tolist())))}
+    return [
+        Finding(
+            "boilerplate",
+            "data",
+            "warning" if share >= MATTERS else "info",
+            f"{counted(len(concerned), 'document')} of {len(documents):,} ({share:.1%}) hold a sentence that stands in {REPEATED:.0%} of them or more.",
+            len(concerned),
+            len(documents),
+            share,
+            "Strip these sentences before training: they make every document like every other.",
+            examples=tuple(
+                Evidence(where.get(first[s], material.name), f"in {held[s]:,} documents: {shorten(s, 80)}") for s in top
+            ),
+        )
+    ]

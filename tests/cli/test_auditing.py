@@ -1,0 +1,91 @@
+"""`nearfar audit` as it is typed: what is printed, kept, cleaned, and the exit codes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nearfar.cli import main
+from nearfar.data.pairs import read_pairs, write_pairs
+from nearfar.data.tasks import task_from_pairs, write_task
+from nearfar.encoders import StaticEncoder
+
+import faults
+from tiny import tiny_tokenizer
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    pairs, task = faults.clean_pairs(300), task_from_pairs("task", faults.clean_pairs(60, seed=1))
+    write_pairs("clean.jsonl", pairs)
+    write_pairs("leaky.jsonl", faults.leak([*pairs, *pairs[:9]], task, 0.2, np.random.default_rng(0))[0])
+    write_task("task", task)
+
+    def call(*arguments):
+        code = main([str(a) for a in arguments])
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err + out
+        return code, out, err
+
+    return call
+
+
+def test_a_clean_file_exits_with_0_and_says_what_was_not_looked_at(run):
+    code, out, _ = run("audit", "clean.jsonl")
+    assert code == 0
+    assert "Nothing stands above info" in out
+    assert "nearfar audit clean.jsonl --task FOLDER" in out
+    assert "--model static" in out
+
+
+def test_a_critical_finding_exits_with_1_and_comes_first_with_its_lines(run):
+    code, out, _ = run("audit", "leaky.jsonl", "--task", "task", "-o", "report.json")
+    assert code == 1
+    first = out.split("\n\n")[1]
+    assert first.startswith("CRITICAL  leaked_answers: 12 queries of the task's 60")
+    assert "leaky.jsonl:310" in first
+    told = json.loads(Path("report.json").read_text())
+    assert told["findings"][0]["code"] == "leaked_answers"
+    assert json.loads(run("audit", "leaky.jsonl", "--task", "task", "--json")[1]) == told
+
+
+def test_the_remedy_it_names_mends_it(run):
+    code, out, _ = run("audit", "leaky.jsonl", "--task", "task", "--fix", "mended.jsonl")
+    assert code == 1
+    assert "mended.jsonl: 300 rows kept. Removed: 9 duplicate_pairs, 12 leaked_answers" in out
+    assert run("audit", "mended.jsonl", "--task", "task")[0] == 0
+    assert read_pairs("mended.jsonl").pairs == read_pairs("clean.jsonl").pairs
+
+
+def test_answers_come_from_a_pipe_and_are_kept(run, monkeypatch, tmp_path):
+    table = torch.randn(tiny_tokenizer().get_vocab_size(), 16, generator=torch.Generator().manual_seed(0))
+    StaticEncoder(table, tiny_tokenizer()).save(tmp_path / "m")
+    (tmp_path / "answers").write_text("y\nwhat?\nn\nq\n")
+    with open(tmp_path / "answers") as handle:
+        monkeypatch.setattr("sys.stdin", handle)
+        code, out, _ = run("audit", "clean.jsonl", "--model", "m", "--review", "--count", "10")
+    assert code == 0
+    assert "by 2 answers" in " ".join(out.split())
+    assert "8 of 10 are still to be answered" in out
+    assert len(Path("clean.jsonl.review.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("nowhere.jsonl",), "nowhere.jsonl: no such file"),
+        (("clean.jsonl", "--task", "nowhere"), "nowhere"),
+        (("clean.jsonl", "--model", "no/where"), "no/where"),
+        (("clean.jsonl", "--fix", "clean.jsonl"), "never touched"),
+        (("clean.jsonl", "--fix", "c.csv"), "in the format of clean.jsonl"),
+        (("clean.jsonl", "--review"), "--model static"),
+        (("clean.jsonl", "--columns", "query"), "OURS=THEIRS"),
+    ],
+)
+def test_a_mistake_is_named_and_exits_with_2(run, arguments, says):
+    code, _, err = run("audit", *arguments)
+    assert code == 2
+    assert says in err
