@@ -21,6 +21,8 @@ Kind = Literal["positive", "query", "group"]
 KINDS: tuple[Kind, ...] = ("positive", "query", "group")
 """Why a document is never a negative of a query: it is a known positive of it (or of the same text), the query itself, or of its group."""
 
+_NO_SOURCE: frozenset[int] = frozenset()
+
 
 @dataclass(frozen=True)
 class Material:
@@ -108,7 +110,7 @@ class Material:
             table.query_item,
             len(item),
             table.sources,
-            [frozenset(of_item.get(i, ())) for i in candidate_items.tolist()],
+            [frozenset(own) if (own := of_item.get(i)) else _NO_SOURCE for i in candidate_items.tolist()],
             [frozenset(those) for those in of_query],
         )
 
@@ -149,14 +151,15 @@ class Material:
         """A hash over all that decides what searches find: the texts in their order, whose they are, what is never whose, the sources."""
         digest = hashlib.sha256()
         for texts in (self.queries, self.documents):
-            digest.update(f"{len(texts)}\0".encode())
-            for text in texts:
-                raw = text.encode(errors="surrogatepass")
-                digest.update(len(raw).to_bytes(8, "little") + raw)
+            encoded = [text.encode(errors="surrogatepass") for text in texts]
+            digest.update(np.array([len(encoded), *map(len, encoded)], dtype="<i8").tobytes())
+            for raw in encoded:
+                digest.update(raw)
         for numbers in (self.query_of, self.positive_of, self.owner_of, self.known, self.own_positives, self.candidate_items):
             digest.update(numbers.astype("<i8").tobytes() + b"\0")
-        digest.update(repr([sorted(s) for s in self.sources_of_candidate]).encode())
-        digest.update(repr([sorted(s) for s in self.sources_of_query]).encode())
+        if len(self.sources) > 1:
+            digest.update(repr([sorted(s) for s in self.sources_of_candidate]).encode())
+            digest.update(repr([sorted(s) for s in self.sources_of_query]).encode())
         return digest.hexdigest()
 
 

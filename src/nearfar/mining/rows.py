@@ -40,6 +40,8 @@ def cached_rows(
 ) -> Float[np.ndarray, "n d"]:
     """Rows [n, d] float32 of distinct `texts` in their order, from the cache where they are there. Longest texts first, block by block."""
     computed = precision_of(encoder, precision)
+    if cache.folder is None:
+        return embed(encoder, texts, role=role, precision=computed, progress=progress, stage=stage)
     shelf = f"rows-{digest_of(encoder.fingerprint(), role, computed)}"
     rows = np.empty((len(texts), encoder.dim), dtype=np.float32)
     keys = text_keys(texts)
