@@ -69,7 +69,7 @@ def embed(
                 rows[chosen[batch]] = encoder(inputs.select(batch)).float().cpu().numpy()
                 done += len(batch)
                 progress(stage, done, len(distinct))
-    return rows[places]
+    return rows if len(distinct) == len(items) else rows[places]
 
 
 def _has_transformer(encoder: Encoder) -> bool:

@@ -24,6 +24,8 @@ from nearfar.types import Hits
 
 PANEL = 1 << 17
 """Columns scanned at a time: bounds the copy that is made of them for the scan."""
+MEASURED_ROWS = 4096
+"""Rows whose lengths are taken at a time: they stay in the cache."""
 RESCORED_BYTES = 32 << 20
 """Memory of the candidates that are scored again at a time."""
 WORTH_BFLOAT16 = 1 << 30
@@ -102,12 +104,9 @@ class _Scan:
         self._rows_per_slab = rows_per_slab
         self._rounded = queries.to(dtype)
         wide = torch.float64 if dtype == torch.float64 else torch.float32
-        length, error = _lengths("queries", queries, self._rounded, wide)
-        longest = farthest = 0.0
-        for start, stop in slab_ranges(len(candidates), PANEL):
-            part = candidates[start:stop]
-            own, rounding = _lengths("candidates", part, part.to(dtype), wide, start)
-            longest, farthest = max(longest, float(own.max())), max(farthest, float(rounding.max()))
+        length, error = _lengths("queries", queries, dtype, wide)
+        lengths, errors = _lengths("candidates", candidates, dtype, wide)
+        longest, farthest = float(lengths.max()), float(errors.max())
         # gamma_d of sums kept in `wide`, doubled for the rounding of these norms themselves
         summing = 2 * (queries.shape[1] + 2) * torch.finfo(wide).eps
         self._bound = error * (longest + farthest) + length * farthest + summing * (length + error) * (longest + farthest)
@@ -143,16 +142,21 @@ class _Scan:
         return found
 
 
-def _lengths(name: str, rows: Tensor, rounded: Tensor, wide: torch.dtype, first: int = 0) -> tuple[Tensor, Tensor]:
-    """The length of each row and of what rounding took from it. Raises `BadInput` naming a row that is not finite."""
-    length = rows.to(wide).norm(dim=1)
+def _lengths(name: str, rows: Tensor, dtype: torch.dtype, wide: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The length of each row and of what rounding to `dtype` takes from it. Raises `BadInput` naming a row that is not finite."""
+    length = torch.empty(len(rows), dtype=wide, device=rows.device)
+    error = torch.zeros_like(length)
+    for start, stop in slab_ranges(len(rows), MEASURED_ROWS):
+        part = rows[start:stop]
+        torch.linalg.vector_norm(part.to(wide), dim=1, out=length[start:stop])
+        if dtype != rows.dtype:
+            torch.linalg.vector_norm(part.to(dtype).to(wide) - part, dim=1, out=error[start:stop])
     if not bool(length.isfinite().all()):
         wrong = (~rows.isfinite().all(dim=1)).nonzero()[:, 0]
         if len(wrong):
             raise BadInput(
-                f"{name}: row {first + int(wrong[0])} is not finite ({len(wrong):,} such). A model that gives such rows has diverged or is damaged."
+                f"{name}: row {int(wrong[0])} is not finite ({len(wrong):,} such). A model that gives such rows has diverged or is damaged."
             )
-    error = length * 0 if rounded.dtype == rows.dtype else (rounded.to(wide) - rows).norm(dim=1)
     return length, error
 
 
