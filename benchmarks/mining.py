@@ -5,7 +5,7 @@
 Both are given the same rows through an encoder that looks them up, so that what is timed is the search and the rule: five negatives a query of the 51 nearest
 documents, none above 0.95 of the positive's similarity. `bare` is the float32 multiply of all queries with all documents alone, the best of several slab heights.
 Memory is the growth of a fresh process's high-water mark while it mines, rows and texts apart. Then a token table really encodes all texts, with a cache:
-mining again by another rule must not encode or search again.
+mining again by another rule must not encode or search again. Both of these run in processes of their own.
 
 Ends with exit 1 where a bar fails: the same negatives (but where float32 scores tie), at least 1.5 times the peer's speed, at most 1.25 times the bare multiply,
 under a quarter of its memory, and another rule in under 5 % of the first run.
@@ -200,8 +200,11 @@ def main() -> int:
     parser.add_argument("--d", type=int, default=384)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--alone", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--alone", choices=[*SIDES, "again"], help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    if asked.alone == "again":
+        print(*rules_again(asked.documents, asked.queries))
+        return 0
     material = Material(asked.documents, asked.queries, asked.d)
     if asked.alone:
         print(growth(asked.alone, material))
@@ -217,15 +220,14 @@ def main() -> int:
         if not asked.json:
             print(f"round {number + 1}: " + ", ".join(f"{side} {times[-1]:.2f} s" for side, times in took.items()), flush=True)
     sizes = [f"--documents={asked.documents}", f"--queries={asked.queries}", f"--d={asked.d}"]
-    grown = {
-        side: int(
-            subprocess.run(
-                [sys.executable, __file__, "--alone", side, *sizes], check=True, capture_output=True, text=True
-            ).stdout.split()[-1]
-        )
-        for side in SIDES
-    }
-    first, again = rules_again(asked.documents, asked.queries)
+
+    def alone(what: str) -> list[float]:
+        command = [sys.executable, __file__, "--alone", what, *sizes]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        return [float(number) for number in done.stdout.splitlines()[-1].split()]
+
+    grown = {side: alone(side)[0] for side in SIDES}
+    first, again = alone("again")
     differ, unexplained = differing(material, found["nearfar"], found["sentence-transformers"])
 
     def ratio(side: str, other: str) -> float:
