@@ -2,6 +2,12 @@
 
 import signal
 
+from hypothesis import settings
+
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, handler)
+
+# how long an example takes is the machine's affair: no test asserts a time
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")

@@ -12,21 +12,27 @@ from nearfar.auditing import read_leniently
 from nearfar.auditing.fixing import fix
 from nearfar.errors import BadInput
 
+
+def mined(*ranks):
+    """What `nearfar mine` says of negatives found at these ranks."""
+    return [{"source": "dense", "rank": rank, "score": 0.5, "margin": 0.1} for rank in ranks]
+
+
 ROWS = [
     {
         "query": "what is one",
         "positive": "one is a number",
         "negatives": ["n1", "n2", "n3"],
-        "mined": [[1], [2], [3]],
+        "mined": mined(1, 2, 3),
         "note": "  kept ",
     },
-    {"query": "what is two", "positive": "two is a number", "negatives": ["n1"], "mined": [[1]], "note": None},
-    {"query": "What is  two", "positive": "two is a number", "negatives": ["n1"], "mined": [[9]], "note": "copy"},
+    {"query": "what is two", "positive": "two is a number", "negatives": ["n1"], "mined": mined(1), "note": None},
+    {"query": "What is  two", "positive": "two is a number", "negatives": ["n1"], "mined": mined(9), "note": "copy"},
     {
         "query": "what is three",
         "positive": "three is a number",
         "negatives": ["n1", "Three is a  number", "n2"],
-        "mined": [[1], [2], [3]],
+        "mined": mined(1, 2, 3),
         "note": "ü",
     },
     {"query": "same text", "positive": "same  text", "negatives": [], "mined": [], "note": "x"},
@@ -50,7 +56,7 @@ def test_kept_lines_are_the_same_bytes_in_the_same_order_and_the_rest_is_listed(
     written = out.read_bytes()
     kept = (gzip.decompress(written) if ending.endswith("gz") else written).decode().splitlines()
     assert kept[:2] == [lines[0], lines[2]]
-    assert json.loads(kept[2]) == {**ROWS[3], "negatives": ["n1", "n2"], "mined": [[1], [3]]}
+    assert json.loads(kept[2]) == {**ROWS[3], "negatives": ["n1", "n2"], "mined": mined(1, 3)}
     assert len(kept) == done.kept == 3
     assert reasons(done.removed) == [
         ("2", "refused_rows"),
