@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from nearfar.data.text import normalize
+from nearfar.data.text import normalize_all
 from nearfar.errors import BadInput
 from nearfar.types import Pair
 
@@ -76,8 +76,8 @@ class PairTable:
         query_of = np.array([queries[p.query, s if own else -1] for p, s, own, _ in of], dtype=np.int64)
         positive_of = np.array([documents[p.positive, s if own else -1] for p, s, _, own in of], dtype=np.int64)
         negatives = [documents[text, s if own else -1] for p, s, _, own in of for text in p.negatives]
-        query_item = np.array([items[normalize(text)] for text, _ in queries.keys], dtype=np.int64)
-        document_item = np.array([items[normalize(text)] for text, _ in documents.keys], dtype=np.int64)
+        query_item = np.array([items[text] for text in normalize_all([text for text, _ in queries.keys])], dtype=np.int64)
+        document_item = np.array([items[text] for text in normalize_all([text for text, _ in documents.keys])], dtype=np.int64)
         links = (
             [("query", query_item[q])] + ([("group", p.group)] if p.group is not None else [])
             for q, p in zip(query_of, pairs, strict=True)

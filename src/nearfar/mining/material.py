@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from nearfar.data.sampling import PairTable
-from nearfar.data.text import normalize
+from nearfar.data.text import normalize_all
 from nearfar.errors import BadInput
 from nearfar.mining.rule import text_numbers
 from nearfar.types import Pair
@@ -73,9 +73,9 @@ class Material:
         """The material of pairs that are numbered already; queries and documents keep their numbers, further documents come after them."""
         number = {text: i for i, text in enumerate(table.documents)}
         extra = [text for text in dict.fromkeys(corpus) if text.strip() and text not in number]
-        item = {normalize(text): i for text, i in zip(table.documents, table.document_item.tolist(), strict=True)}
-        item |= {normalize(text): i for text, i in zip(table.queries, table.query_item.tolist(), strict=True)}
-        extra_items = [item.setdefault(normalize(text), len(item)) for text in extra]
+        item = dict(zip(normalize_all(table.documents), table.document_item.tolist(), strict=True))
+        item |= zip(normalize_all(table.queries), table.query_item.tolist(), strict=True)
+        extra_items = [item.setdefault(text, len(item)) for text in normalize_all(extra)]
         document_items = np.concatenate([table.document_item, np.array(extra_items, dtype=np.int64)])
         candidate_items, candidates = np.unique(document_items, return_index=True)
         order = np.argsort(candidates)
