@@ -238,10 +238,9 @@ class Objective:
         """The loss of these rows, differentiable in them and in the loss's own `parameters`; `batch` lies on their device."""
         facts = batch.facts
         assert facts is not None
-        guide = None
-        if self.guide is not None:
-            every, texts = self.guide
-            guide = (every[facts.query_ids.cpu()].to(queries), texts[facts.candidate_ids.cpu()].to(queries))
+        guide = self.guide_of(facts)
+        if guide is not None:
+            guide = (guide[0].to(queries), guide[1].to(queries))
         rows = Rows(
             queries,
             candidates,
@@ -254,6 +253,13 @@ class Objective:
         )
         parts = [weight * _nested(name, rows).mean() for name, weight in loss_weights(self.config, facts.source).items()]
         return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
+
+    def guide_of(self, facts: PairFacts) -> tuple[Float[Tensor, "b g"], Float[Tensor, "n g"]] | None:
+        """The guide's rows of a batch's queries and candidates, where there is a guide."""
+        if self.guide is None:
+            return None
+        queries, documents = self.guide
+        return queries[facts.query_ids.cpu()], documents[facts.candidate_ids.cpu()]
 
     def temperature(self, source: str | None, parameters: Mapping[str, Tensor]) -> float | Tensor:
         """The temperature of a source's batches: its own or the run's, learned or fixed."""

@@ -13,14 +13,14 @@ from torch import Tensor
 from nearfar.data.collate import collate
 from nearfar.encoders import AnyEncoder, Tokens, is_static, refresh_copies
 from nearfar.encoders.computing import pads
-from nearfar.similarity.slabs import slab_ranges, slab_rows
 from nearfar.training.caching import Side, accumulate
 from nearfar.training.diverged import diverged
+from nearfar.training.left_out import guide_left_out, left_out_share
 from nearfar.training.optimizer import schedule
 from nearfar.training.plan import Plan
 from nearfar.training.remine import mined_table
 from nearfar.training.state import State, Work
-from nearfar.types import Batch, Targets
+from nearfar.types import Batch
 
 
 def step(work: Work, state: State, rows: np.ndarray, plan: Plan) -> dict[str, float | str]:
@@ -64,18 +64,9 @@ def step(work: Work, state: State, rows: np.ndarray, plan: Plan) -> dict[str, fl
         **knobs,
         "left_out": masked,
     }
+    if (guide := work.objective.guide_of(batch.facts)) is not None:
+        facts["guide_left_out"] = guide_left_out(*guide, batch.targets, margin=config.loss.margin or 0.0)
     return facts | ({"source": source} if source is not None and work.mixture.one_source else {})
-
-
-def left_out_share(targets: Targets, rows: int, columns: int) -> float:
-    """The share of (row, other column) pairs that texts and groups leave out as no negatives: in-batch false negatives that are known.
-
-    What a loss masks by its own knowledge (a guide's rows) is not in it. O(rows x columns) booleans, a slab at a time, and nothing where no id is shared.
-    """
-    if columns < 2 or (targets.row_groups is None and targets.column_items is None and targets.column_owners is None):
-        return 0.0
-    masks = (targets.slab(a, b).valid for a, b in slab_ranges(rows, slab_rows(columns, element_size=1)))
-    return sum(int((~mask).sum()) for mask in masks if mask is not None) / (rows * (columns - 1))
 
 
 def _side(encoder: AnyEncoder, batch: Batch) -> Side:
