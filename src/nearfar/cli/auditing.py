@@ -116,7 +116,7 @@ def _material(given: Given, progress: Progress, as_json: bool) -> Material:
         from nearfar.encoders import load_encoder
 
         material = replace(material, encoder=load_encoder(given.model, progress=progress), model_name=given.model)
-    return replace(material, seed=given.seed, progress=progress)
+    return replace(material, columns=given.columns or "", seed=given.seed, progress=progress)
 
 
 def _fix(given: Given, material: Material, out: Path) -> Fixed:
