@@ -89,3 +89,20 @@ def test_a_mistake_is_named_and_exits_with_2(run, arguments, says):
     code, _, err = run("audit", *arguments)
     assert code == 2
     assert says in err
+
+
+def test_every_command_it_names_says_the_columns_that_were_given(run):
+    pairs = read_pairs("clean.jsonl").pairs
+    rows = [{"headline": pair.query, "body": pair.positive} for pair in [*pairs, *pairs[:9]]]
+    Path("own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _, out, _ = run("audit", "own.jsonl", "--columns", "query=headline,positive=body")
+    named = " ".join(out.split()).split("nearfar audit own.jsonl ")[1:]
+    assert len(named) == 3
+    assert all(command.startswith("--columns query=headline,positive=body --") for command in named)
+
+
+def test_a_cleaned_copy_says_what_to_type_next_with_its_columns(run):
+    rows = [{"headline": pair.query, "body": pair.positive} for pair in [*read_pairs("clean.jsonl").pairs[:50]] * 2]
+    Path("own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _, out, _ = run("audit", "own.jsonl", "--columns", "query=headline,positive=body", "--fix", "mended.jsonl")
+    assert out.endswith("Next: nearfar train mended.jsonl --columns query=headline,positive=body -o RUN\n")

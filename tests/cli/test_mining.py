@@ -105,3 +105,9 @@ def test_what_cannot_be_is_refused_before_any_work(run, tmp_path, arguments, sai
     assert code == 2
     assert said in err
     assert not (tmp_path / ".o.jsonl.cache").exists()
+
+
+def test_mining_by_words_alone_says_that_nothing_was_judged(run):
+    assert "no negative was dropped as too near the positive" in run("mine", "pairs.csv", "--model", "bm25", "-o", "m.jsonl")[1]
+    out = run("mine", "pairs.csv", "--model", "model", "--sources", "bm25", "-o", "n.jsonl")[1]
+    assert "no negative was dropped as too near the positive" not in out

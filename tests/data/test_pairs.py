@@ -110,6 +110,16 @@ def test_a_mapping_names_the_columns(tmp_path: Path):
         read_pairs(path, columns={"query": "headline"})
 
 
+def test_a_spreadsheets_headers_in_capitals_are_the_usual_names(tmp_path: Path):
+    path = tmp_path / "p.csv"
+    path.write_text("Question,ANSWER,Topic\nq,a,t\n")
+    file = read_pairs(path)
+    assert file.pairs == [Pair("q", "a")]
+    assert "query from 'Question', positive from 'ANSWER'; not used: Topic" in file.understood
+    path.write_text("Question,question,answer\nq,r,a\n")
+    assert read_pairs(path).pairs == [Pair("r", "a")]
+
+
 QUESTIONS = "".join(f'{{"query": "{"word " * 40}", "positive": "What is number {i}?"}}\n' for i in range(20))
 
 

@@ -47,7 +47,7 @@ def _hubs(material: Material) -> list[Finding]:
             "hub_positives",
             "data",
             "warning" if share >= HUBS_MATTER else "info",
-            f"{counted(len(hubs), 'passage')} answer {MANY} different queries or more each, {len(rows):,} pairs ({share:.1%}) in all.",
+            f"{counted(len(hubs), 'passage')} with {MANY} different queries or more each, {len(rows):,} pairs ({share:.1%}) in all.",
             len(rows),
             len(material),
             share,

@@ -132,7 +132,7 @@ def _left_out(material: Material) -> list[str]:
     from nearfar.auditing.matching import LEAST as PAIRS_NEEDED
 
     found: list[str] = []
-    again = f"nearfar audit {material.name}" + (f" --task {material.task_name}" if material.task_name else "")
+    again = material.command()
     if material.task is None:
         found.append(f"leakage into the evaluation: no task was given. Add --task FOLDER: {again} --task FOLDER")
     if material.encoder is None:

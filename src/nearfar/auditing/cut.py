@@ -148,7 +148,12 @@ def _beyond_model(material: Material) -> list[Finding]:
             len(long),
             len(documents),
             share,
-            "Split long documents into passages, or train with a longer limit: nearfar train ... --set max_length=512",
+            "Split long documents into passages"
+            + (
+                ", or train with a longer limit: nearfar train ... --set max_length=512."
+                if limit and limit < USUAL_LENGTH
+                else "."
+            ),
             examples=material.show(rows, query=False),
         )
     ]

@@ -60,6 +60,8 @@ class Material:
     model_name: str = ""
     refused: Sequence[Refused] = ()
     understood: str = ""
+    columns: str = ""
+    """As `--columns` was given: the commands that remedies name have to say it, too."""
     seed: int = 0
     progress: Progress = silent
 
@@ -142,13 +144,19 @@ class Material:
             found.append(Evidence(self.where[row], " -> ".join(parts)))
         return tuple(found)
 
+    def command(self) -> str:
+        """The command that looks at the same pairs again, with the same task."""
+        from shlex import quote
+
+        columns = f" --columns {quote(self.columns)}" if self.columns else ""
+        task = f" --task {quote(self.task_name)}" if self.task_name else ""
+        return f"nearfar audit {quote(self.name)}{columns}{task}"
+
     def fix(self) -> str:
         """The command that writes the cleaned copy."""
         from pathlib import Path
-        from shlex import quote
 
-        task = f" --task {quote(self.task_name)}" if self.task_name else ""
-        return f"nearfar audit {quote(self.name)}{task} --fix cleaned{''.join(Path(self.name).suffixes[-2:])}"
+        return f"{self.command()} --fix cleaned{''.join(Path(self.name).suffixes[-2:])}"
 
 
 def counted(number: int, what: str) -> str:

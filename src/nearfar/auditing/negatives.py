@@ -111,7 +111,7 @@ def _by_model(material: Material) -> list[Finding]:
             int((negative > positive).sum()),
             len(numbers),
             above.mean,
-            f"nearfar audit {material.name} --model {material.model_name} --review shows such candidates and estimates how many are right answers",
+            f"{material.command()} --model {material.model_name} --review shows such candidates and estimates how many are right answers",
             above.low,
             above.high,
             _shown(material, numbers[order]),

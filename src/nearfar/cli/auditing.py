@@ -51,7 +51,7 @@ def audit(given: Given, *, fix: Path | None, out: Path | None, as_json: bool) ->
     else:
         print(_page(found))
         if fixed:
-            print("\n" + _tell_fixed(fixed))
+            print("\n" + _tell_fixed(fixed, given.columns))
     return 1 if any(finding.severity == "critical" for finding in found.findings) else 0
 
 
@@ -116,7 +116,7 @@ def _material(given: Given, progress: Progress, as_json: bool) -> Material:
         from nearfar.encoders import load_encoder
 
         material = replace(material, encoder=load_encoder(given.model, progress=progress), model_name=given.model)
-    return replace(material, seed=given.seed, progress=progress)
+    return replace(material, columns=given.columns or "", seed=given.seed, progress=progress)
 
 
 def _fix(given: Given, material: Material, out: Path) -> Fixed:
@@ -152,8 +152,10 @@ def _wrapped(text: str, indent: str) -> str:
     return "\n".join(textwrap.wrap(text, _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False))
 
 
-def _tell_fixed(fixed: Fixed) -> str:
+def _tell_fixed(fixed: Fixed, columns: str | None) -> str:
     if not fixed.reasons:
         return f"{fixed.path}: {fixed.kept:,} rows, none removed."
     told = ", ".join(f"{count:,} {reason}" for reason, count in fixed.reasons.items())
-    return f"{fixed.path}: {fixed.kept:,} rows kept. Removed: {told}; {fixed.removed} has each with its line and reason."
+    return f"{fixed.path}: {fixed.kept:,} rows kept. Removed: {told}; {fixed.removed} has each with its line and reason.\n" + (
+        f"Next: nearfar train {quote(str(fixed.path))}{f' --columns {quote(columns)}' if columns else ''} -o RUN"
+    )

@@ -374,6 +374,8 @@ def _kept_or_run(name: str, task: Task | None, metric: str, progress: Progress) 
     if name.endswith(".json"):
         return Evaluation.load(name)
     if task is None:
-        raise BadInput(f"{name}: a model needs a task to be compared on. Give one: --task FOLDER.")
+        raise BadInput(
+            f"{name}: a model needs a task to be compared on. Give one: --task FOLDER; or compare kept evaluations, as RUN/trained.evaluation.json."
+        )
     metrics = list(dict.fromkeys(["ndcg@10", "recall@10", "mrr@10", metric]))
     return _run_system(name, task, metrics, "linear", progress)

@@ -97,7 +97,7 @@ def tell(summary: Summary) -> str:
     if summary.first:
         lines += ["the first of them", *_shown(summary.first)]
     if summary.dropped:
-        lines.append(f"dropped, of the {summary.rule.depth} first of every list")
+        lines.append(f"dropped, of the first {summary.rule.depth} documents that each search found for a query")
     for reason, count in sorted(summary.dropped.items(), key=lambda item: list(MEANINGS).index(item[0])):
         value = getattr(summary.rule, "teacher_below" if reason == "teacher" else reason, None)
         rule = reason if value is None else f"{reason} {value:g}"
@@ -105,7 +105,7 @@ def tell(summary: Summary) -> str:
         lines += _shown(summary.examples[reason])
     if summary.margins:
         spread = "  ".join(f"{q} %: {value:+.3f}" for q, value in zip(QUANTILES, summary.margins, strict=True))
-        lines.append(f"margins (positive's score less the negative's)\n  {spread}")
+        lines.append(f"margins (positive's score less the negative's; the share of the negatives that have less)\n  {spread}")
     if summary.from_cache:
         lines.append(f"not searched again, kept from before: {', '.join(summary.from_cache)}")
     lines += [f"note: {advice}" for advice in summary.advice]

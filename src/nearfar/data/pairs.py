@@ -62,7 +62,7 @@ def read_pairs(
 ) -> PairFile:
     """Read pairs from JSONL (.gz too), CSV, TSV, Parquet, or a folder written by `datasets`.
 
-    `columns` maps our names to the file's (`{"query": "title"}`); others are found by the usual names (`NAMES`). Hard negatives
+    `columns` maps our names to the file's (`{"query": "title"}`); others are found by the usual names (`NAMES`), in capitals too. Hard negatives
     come as `negative`, `negative_1..n` (empty cells are skipped) or a `negatives` list of any length (JSON text in CSV), a teacher's
     scores of the positive and each of them as a list `teacher_scores`, and where each came from as a list `mined` (`nearfar mine` writes it).
     Raises `BadInput` with file and line for anything that is missing, empty, torn, or looks swapped (unless `allow_swapped`). A row that is no
@@ -105,6 +105,8 @@ def _understand(path: Path, found: Sequence[str], mapping: Mapping[str, str]) ->
         if ours in mapping:
             return mapping[ours]
         there = [name for name in NAMES[ours] if name in found and name not in taken]
+        if not there:  # a spreadsheet's headers: Question, ANSWER
+            there = [name for known in NAMES[ours] for name in found if name.strip().lower() == known and name not in taken]
         if len(there) > 1 and ours in ("query", "positive"):
             raise BadInput(
                 f"{path}:1: {' and '.join(there)} could both be the {ours}. Choose one: --columns {ours}={there[0]}."

@@ -155,6 +155,11 @@ def _advised(summary: Summary) -> Summary:
             advice.append(
                 f"{missing}: the lists hold no more. Look deeper (--depth {2 * rule.depth}) or give more documents (--corpus FILE)."
             )
+    if found and summary.first is not None and summary.first.score is None:
+        advice.append(
+            "without a model there are no scores: no negative was dropped as too near the positive, and some may be right answers. "
+            "Name a model to judge them (--model static --sources bm25)."
+        )
     if found and summary.nearer > 0.05 * found:
         advice.append(
             f"{summary.nearer:,} of {found:,} negatives are nearer to their query than its positive: some may be positives nobody marked. "
