@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,7 +99,9 @@ def test_twenty_kills_and_twenty_resumes_end_with_the_bytes_of_a_run_left_alone(
         StaticEncoder(table, tiny_tokenizer()).save(tmp_path / "static")
     else:
         tiny_transformer(tmp_path / "transformer")
-    done = subprocess.run(command(kind, "alone"), cwd=tmp_path, capture_output=True, text=True)
+    # of the same name, in a folder of its own: a model's card says what its run is called
+    other = shutil.copytree(tmp_path, tmp_path / "other")
+    done = subprocess.run(command(kind, "run"), cwd=other, capture_output=True, text=True)
     assert done.returncode in (0, 1), done.stderr
     run, spoiled, torn = tmp_path / "run", 0, 0
     moments = ["start", *rng.sample(["start"] * 2 + ["step"] * 9 + ["save"] * 8, KILLS - 1)]
@@ -113,7 +116,7 @@ def test_twenty_kills_and_twenty_resumes_end_with_the_bytes_of_a_run_left_alone(
     assert spoiled >= 4
     events = read_events(run)
     assert 4 <= sum(event["event"] == "damaged" for event in events) <= spoiled
-    mine, theirs = everything(run), everything(tmp_path / "alone")
+    mine, theirs = everything(run), everything(other / "run")
     assert mine.keys() == theirs.keys()
     assert [name for name in mine if mine[name] != theirs[name]] == []
     steps = [json.loads(line)["step"] for line in (run / "steps.jsonl").read_text().splitlines()]
