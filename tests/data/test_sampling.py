@@ -91,14 +91,36 @@ def test_a_batch_says_the_same_as_the_pairs_read_one_by_one(pairs: list[Pair], d
         own = columns.index(pairs[r].positive)
         assert int(positive[i]) == own
         for j, text in enumerate(columns):
-            # a column is brought by the first row whose positive it is
+            # a column is brought by the first row whose positive it is; a hard negative alone is of a group whose positive it is anywhere
             bringer = next((k for k, s in enumerate(rows) if pairs[s].positive == text), None)
+            theirs = {int(g) for g, p in zip(table.group_of, pairs, strict=True) if normalize(p.positive) == normalize(text)}
+            if bringer is None and len(theirs & set(group.tolist())) > 1 and group[i] in theirs:
+                continue  # one of several groups is said
             known = j != own and (
-                (bringer is not None and group[bringer] == group[i])
+                (group[i] in theirs if bringer is None else group[bringer] == group[i])
                 or normalize(text) == normalize(pairs[r].positive)
                 or normalize(text) == normalize(pairs[r].query)
             )
             assert reference.left_out(batch.targets, i, j, own) == known
+
+
+def test_a_hard_negative_of_one_pair_is_none_of_a_query_whose_positive_it_is_elsewhere_in_the_table():
+    pairs = [
+        Pair("a", "x", ("Y  2",)),
+        Pair("b", "y", (), "g"),
+        Pair("c", "z", (), "g"),
+        Pair("other", "y 2"),
+        Pair("c", "y 2"),
+        Pair("d", "w"),
+    ]
+    table = PairTable.build(pairs)
+    inputs = Numbers(np.arange(len(table.queries))), Numbers(np.arange(len(table.documents)))
+    targets = collate(table, np.array([0, 1, 2, 5]), *inputs).targets
+    column = [table.documents[i] for i in collate(table, np.array([0, 1, 2, 5]), *inputs).candidates.rows].index("Y  2")  # type: ignore[attr-defined]
+    assert [reference.left_out(targets, i, column, i) for i in range(4)] == [False, True, True, False]
+    lone = collate(table, np.array([0, 2]), *inputs).targets
+    assert [reference.left_out(lone, i, 2, i) for i in range(2)] == [False, True]
+    assert collate(table, np.array([0, 5]), *inputs).targets.row_groups is None
 
 
 @settings(max_examples=60, deadline=None)

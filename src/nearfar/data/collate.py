@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from nearfar.data.sampling import PairTable
+from nearfar.data.sampling import PairTable, ranges
 from nearfar.types import Batch, Inputs, PairFacts, Targets
 
 
@@ -18,7 +18,7 @@ def collate(table: PairTable, rows: np.ndarray, query_inputs: Inputs, document_i
     positives = table.positive_of[rows]
     starts, stops = table.negative_offsets[rows], table.negative_offsets[rows + 1]
     counts = stops - starts
-    negatives = table.negative_ids[_ranges(starts, stops)]
+    negatives = table.negative_ids[ranges(starts, stops)]
     columns, first, inverse = np.unique(np.concatenate([positives, negatives]), return_index=True, return_inverse=True)
     order = np.argsort(first)  # candidates in order of appearance: the positives first
     rank = np.empty_like(order)
@@ -27,10 +27,12 @@ def collate(table: PairTable, rows: np.ndarray, query_inputs: Inputs, document_i
 
     row_groups, row_items = table.group_of[rows], table.query_item[table.query_of[rows]]
     column_items = table.document_item[columns]
-    # a column is a positive of the first row that brought it; a hard negative alone belongs to no group
-    column_groups = np.full(len(columns), -1, dtype=np.int64)
+    # a column is a positive of the first row that brought it; a hard negative alone, of a pair that need not be in this batch
+    column_groups = _known_groups(table, columns, row_groups)
     column_groups[positive[::-1]] = row_groups[::-1]
-    shares_group = len(np.unique(row_groups)) < len(rows)
+    alone = np.ones(len(columns), dtype=bool)
+    alone[positive] = False
+    shares_group = len(np.unique(row_groups)) < len(rows) or bool(np.isin(column_groups[alone], row_groups).any())
     shares_item = (
         len(np.unique(column_items)) < len(columns)
         or len(np.unique(positive)) < len(rows)
@@ -56,11 +58,22 @@ def collate(table: PairTable, rows: np.ndarray, query_inputs: Inputs, document_i
     return Batch(query_inputs.select(table.query_of[rows]), document_inputs.select(columns), targets, facts)
 
 
+def _known_groups(table: PairTable, columns: np.ndarray, row_groups: np.ndarray) -> np.ndarray:
+    """A group whose positive each document [n] is, one of this batch where there is one, -1 where it is nobody's."""
+    starts, stops = table.positive_group_offsets[columns], table.positive_group_offsets[columns + 1]
+    groups = table.positive_groups[ranges(starts, stops)]
+    owners = np.repeat(np.arange(len(columns)), stops - starts)
+    order = np.argsort(np.isin(groups, row_groups), kind="stable")  # what is written last stays
+    found = np.full(len(columns), -1, dtype=np.int64)
+    found[owners[order]] = groups[order]
+    return found
+
+
 def _teacher_scores(table: PairTable, rows: np.ndarray, negatives: np.ndarray) -> torch.Tensor | None:
     starts, stops = table.teacher_offsets[rows], table.teacher_offsets[rows + 1]
     if ((stops - starts) != negatives + 1).any():
         return None
-    return torch.from_numpy(_ragged(table.teacher_scores[_ranges(starts, stops)], stops - starts, np.nan))
+    return torch.from_numpy(_ragged(table.teacher_scores[ranges(starts, stops)], stops - starts, np.nan))
 
 
 def _ragged(values: np.ndarray, counts: np.ndarray, filler: float) -> np.ndarray:
@@ -68,10 +81,3 @@ def _ragged(values: np.ndarray, counts: np.ndarray, filler: float) -> np.ndarray
     found = np.full((len(counts), int(counts.max(initial=0))), filler, values.dtype)
     found[np.arange(found.shape[1]) < counts[:, None]] = values
     return found
-
-
-def _ranges(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
-    """All numbers from each start to its stop, one range after the other."""
-    lengths = stops - starts
-    before = np.cumsum(lengths) - lengths
-    return np.arange(int(lengths.sum())) + np.repeat(starts - before, lengths)

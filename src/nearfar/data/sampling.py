@@ -39,6 +39,10 @@ class PairTable:
     """[P + 1] where each pair's hard negatives begin and end in `negative_ids`."""
     group_of: np.ndarray
     """[P] pairs of one query text or one group share a number: they are never each other's negatives."""
+    positive_groups: np.ndarray
+    """The groups whose positive each document is (or a copy of one), ascending, document after document."""
+    positive_group_offsets: np.ndarray
+    """[D + 1] where each document's groups begin and end in `positive_groups`."""
     query_item: np.ndarray
     """[Q] the item of each query."""
     document_item: np.ndarray
@@ -82,6 +86,8 @@ class PairTable:
             [("query", query_item[q])] + ([("group", p.group)] if p.group is not None else [])
             for q, p in zip(query_of, pairs, strict=True)
         )
+        group_of = components(links)
+        groups, group_offsets = _groups_of(document_item, document_item[positive_of], group_of)
         return PairTable(
             [text for text, _ in queries.keys],
             [text for text, _ in documents.keys],
@@ -89,7 +95,9 @@ class PairTable:
             positive_of,
             np.array(negatives, dtype=np.int64),
             _offsets([len(p.negatives) for p in pairs]),
-            components(links),
+            group_of,
+            groups,
+            group_offsets,
             query_item,
             document_item,
             np.array([s for _, s, _, _ in of], dtype=np.int64),
@@ -100,6 +108,20 @@ class PairTable:
             np.array([source for _, source in queries.keys], dtype=np.int64),
             np.array([source for _, source in documents.keys], dtype=np.int64),
         )
+
+
+def _groups_of(document_item: np.ndarray, positives: np.ndarray, group_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The groups of the pairs whose positive is the item of each document [D]; `positives` [P] are items. Values and offsets."""
+    items, groups = np.unique(np.stack([positives, group_of]), axis=1)
+    starts, stops = np.searchsorted(items, document_item), np.searchsorted(items, document_item, "right")
+    return groups[ranges(starts, stops)], _offsets((stops - starts).tolist())
+
+
+def ranges(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+    """All numbers from each start to its stop, one range after the other."""
+    lengths = stops - starts
+    before = np.cumsum(lengths) - lengths
+    return np.arange(int(lengths.sum())) + np.repeat(starts - before, lengths)
 
 
 class _Numbers(Generic[Key]):
