@@ -17,19 +17,19 @@ ROWS = [
         "query": "what is one",
         "positive": "one is a number",
         "negatives": ["n1", "n2", "n3"],
-        "mined": [[1], [2], [3]],
+        "found_at": [[1], [2], [3]],
         "note": "  kept ",
     },
-    {"query": "what is two", "positive": "two is a number", "negatives": ["n1"], "mined": [[1]], "note": None},
-    {"query": "What is  two", "positive": "two is a number", "negatives": ["n1"], "mined": [[9]], "note": "copy"},
+    {"query": "what is two", "positive": "two is a number", "negatives": ["n1"], "found_at": [[1]], "note": None},
+    {"query": "What is  two", "positive": "two is a number", "negatives": ["n1"], "found_at": [[9]], "note": "copy"},
     {
         "query": "what is three",
         "positive": "three is a number",
         "negatives": ["n1", "Three is a  number", "n2"],
-        "mined": [[1], [2], [3]],
+        "found_at": [[1], [2], [3]],
         "note": "ü",
     },
-    {"query": "same text", "positive": "same  text", "negatives": [], "mined": [], "note": "x"},
+    {"query": "same text", "positive": "same  text", "negatives": [], "found_at": [], "note": "x"},
 ]
 
 
@@ -50,7 +50,7 @@ def test_kept_lines_are_the_same_bytes_in_the_same_order_and_the_rest_is_listed(
     written = out.read_bytes()
     kept = (gzip.decompress(written) if ending.endswith("gz") else written).decode().splitlines()
     assert kept[:2] == [lines[0], lines[2]]
-    assert json.loads(kept[2]) == {**ROWS[3], "negatives": ["n1", "n2"], "mined": [[1], [3]]}
+    assert json.loads(kept[2]) == {**ROWS[3], "negatives": ["n1", "n2"], "found_at": [[1], [3]]}
     assert len(kept) == done.kept == 3
     assert reasons(done.removed) == [
         ("2", "refused_rows"),
@@ -108,3 +108,11 @@ def test_nothing_is_written_where_nothing_would_be_left(tmp_path):
     with pytest.raises(BadInput, match="nothing would be left"):
         fix(read_leniently(source), source, tmp_path / "q.jsonl")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["p.jsonl"]
+
+
+def test_kept_lines_keep_their_own_line_ends(tmp_path):
+    lines = [f'{{"query": "what is number {i}", "positive": "number {i} is {i * 7} of them"}}'.encode() for i in range(6)]
+    source = tmp_path / "p.jsonl"
+    source.write_bytes(b"\r\n".join([*lines, lines[0]]) + b"\r\n")
+    fix(read_leniently(source), source, tmp_path / "q.jsonl")
+    assert (tmp_path / "q.jsonl").read_bytes() == b"\r\n".join(lines) + b"\r\n"
