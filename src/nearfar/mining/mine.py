@@ -202,7 +202,7 @@ class _Work:
     def _name(self, source: str, seed: int) -> str:
         """Under which the lists of a source are kept; hashing all texts is left out where nothing is."""
         if self.cache.folder is None:
-            return source
+            return f"{source}-"
         model = None if self.vectors is None else self.vectors.identity
         return f"{source}-{digest_of(source, model, self.material.content, seed if source in DRAWN else None)}-"
 
