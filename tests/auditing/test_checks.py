@@ -157,3 +157,8 @@ def test_no_pairs_at_all_are_refused():
 def test_the_same_pairs_give_the_same_findings():
     pairs = faults.mine(faults.clean_pairs(300), 2, np.random.default_rng(0))
     assert audit(pairs) == audit(pairs)
+
+
+def test_pairs_that_share_no_word_because_their_script_has_no_spaces_are_not_said_to_be_mismatched():
+    pairs = [Pair(f"第{i}个国家的首都是什么？", f"第{i}个国家的首都是城市{i * 7}，人口{i * 1000}。") for i in range(150)]
+    assert [f.code for f in audit(pairs).findings if f.code == "mismatched_positives"] == []

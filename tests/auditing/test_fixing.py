@@ -114,3 +114,11 @@ def test_nothing_is_written_where_nothing_would_be_left(tmp_path):
     with pytest.raises(BadInput, match="nothing would be left"):
         fix(read_leniently(source), source, tmp_path / "q.jsonl")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["p.jsonl"]
+
+
+def test_kept_lines_keep_their_own_line_ends(tmp_path):
+    lines = [f'{{"query": "what is number {i}", "positive": "number {i} is {i * 7} of them"}}'.encode() for i in range(6)]
+    source = tmp_path / "p.jsonl"
+    source.write_bytes(b"\r\n".join([*lines, lines[0]]) + b"\r\n")
+    fix(read_leniently(source), source, tmp_path / "q.jsonl")
+    assert (tmp_path / "q.jsonl").read_bytes() == b"\r\n".join(lines) + b"\r\n"

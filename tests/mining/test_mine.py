@@ -342,3 +342,29 @@ def test_a_summary_counts_every_place_of_every_list_once():
     assert set(told["examples"]) == set(told["dropped"])
     example = found.summary.examples["below_positive"]
     assert example.score > 0.95 * example.positive_score
+
+
+def test_more_negatives_than_there_are_documents_give_all_of_them_and_take_no_room():
+    pairs = tiny_pairs(30)
+    for sources, keep in (("dense", False), ("dense,bm25", True)):
+        vast = mine(
+            pairs, encoder=ENCODER, rule=replace(ANY, count=10**9, depth=2 * 10**9), sources=sources, keep=keep, fill=True
+        )
+        few = mine(pairs, encoder=ENCODER, rule=replace(ANY, count=600, depth=1000), sources=sources, keep=keep, fill=True)
+        assert {frozenset(p.negatives) for p in vast.pairs} == {frozenset(p.negatives) for p in few.pairs}
+        assert vast.summary.total == (30 * 10**9, few.summary.total[1])
+
+
+@pytest.mark.filterwarnings("error")
+def test_limits_beyond_float32_are_above_or_below_every_score():
+    pairs = tiny_pairs(20)
+    plain = mine(pairs, encoder=ENCODER, rule=ANY)
+    vast = mine(pairs, encoder=ENCODER, rule=replace(ANY, max_score=1e300, min_score=-1e300, margin=-1e300))
+    assert vast.pairs == plain.pairs
+    with pytest.raises(BadConfig, match="temperature=1e-320: expected a number of 1e-6 or more"):
+        replace(ANY, temperature=1e-320)
+
+
+@pytest.mark.parametrize("source", ["random", "cluster", "hybrid", "approximate"])
+def test_every_source_mines_without_a_cache(source):
+    assert mine(tiny_pairs(30), encoder=ENCODER, rule=ANY, sources=source).summary.total[1] > 0

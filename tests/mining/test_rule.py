@@ -91,7 +91,7 @@ def test_softmax_draws_in_proportion_to_the_exponential_of_the_score():
         ({"min_score": 0.5, "max_score": 0.4}, "min_score=0.5: it is above max_score=0.4"),
         ({"count": 9, "depth": 10, "skip_top": 2}, r"ranks 3 to 10 hold 8 documents. Look deeper \(depth=92\)"),
         ({"sampling": "best"}, "sampling=best: expected one of top, random, softmax"),
-        ({"temperature": 0.0}, "temperature=0.0: expected a number above 0"),
+        ({"temperature": 0.0}, "temperature=0.0: expected a number of 1e-6 or more"),
     ],
 )
 def test_a_rule_that_cannot_be_is_refused_by_name(changed, said):

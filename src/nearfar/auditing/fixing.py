@@ -132,7 +132,7 @@ def _write(source: Path, out: Path, columns: Sequence[str], kept: Sequence[Row],
             (
                 json.dumps(row.values, ensure_ascii=False)
                 if row.where in changed
-                else lines[int(row.where.rpartition(":")[2]) - 1].rstrip("\r")
+                else lines[int(row.where.rpartition(":")[2]) - 1]
             )
             + "\n"
             for row in kept

@@ -37,7 +37,10 @@ _TIE = 1e-6
 
 
 def percentiles(material: Material) -> tuple[np.ndarray, Float[np.ndarray, " m"]]:
-    """(rows, the share of other positives that are nearer to the row's query than its own, ties half): 0 is first, uniform is chance."""
+    """(rows, the share of other positives that are nearer to the row's query than its own, ties half): 0 is first, uniform is chance.
+
+    Without a model a query that shares no word with any of them says nothing, and is not among the rows (Chinese, which has no spaces).
+    """
     rng = np.random.default_rng(material.seed)
     rows = _judged(material)
     if len(rows) > PAIRS:
@@ -49,10 +52,12 @@ def percentiles(material: Material) -> tuple[np.ndarray, Float[np.ndarray, " m"]
     means = words.means()
     vectors = _vectors(material, rows)
     found = np.empty(len(pairs))
+    told = np.full(len(pairs), vectors is not None)
     for start in range(0, len(pairs), _ROWS):
         part = own[start : start + _ROWS]
-        table = words.against(part, others) - means[others]
-        mine = words.scores(part, part) - means[part]
+        table, mine = words.against(part, others), words.scores(part, part)
+        told[part] |= table.any(axis=1) | (mine > 0)
+        table, mine = table - means[others], mine - means[part]
         # one's own document among the others is no other
         itself = material.positives[rows[part]][:, None] == material.positives[rows[others]][None, :]
         table, mine = _standard(table, mine, itself)
@@ -68,7 +73,7 @@ def percentiles(material: Material) -> tuple[np.ndarray, Float[np.ndarray, " m"]
         nearer = np.where(table > mine[:, None] + _TIE, 1.0, np.where(table < mine[:, None] - _TIE, 0.0, 0.5))
         nearer[itself] = 0
         found[part] = nearer.sum(axis=1) / np.maximum((~itself).sum(axis=1), 1)
-    return rows, found
+    return rows[told], found[told]
 
 
 def _judged(material: Material) -> np.ndarray:
@@ -125,6 +130,8 @@ def check_matching(material: Material) -> list[Finding]:
     if len(_judged(material)) < LEAST or len(np.unique(material.positives)) < LEAST:
         return []
     rows, ranks = percentiles(material)
+    if len(rows) < LEAST:
+        return []
     share, low, high, taken = estimate(ranks)
     # where more had to be taken off than is left, the similarity does not know these texts well enough to accuse anyone
     severity = "info" if low < FLOOR or share < taken else "critical" if low >= MANY else "warning"

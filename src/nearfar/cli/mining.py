@@ -48,6 +48,8 @@ def mine(pairs: Path, model: str, out: Path, options: MineOptions, *, as_json: b
     suffix_of(out)
     if out.resolve() == pairs.resolve():
         raise BadInput(f"{out}: this is the file that is read. Write the mined pairs to another one.")
+    if out.is_dir():
+        raise BadInput(f"{out}: this is a folder. Name the file to write, as in {out / 'mined.jsonl'}.")
     talk = sys.stderr if as_json else sys.stdout
     rule = _rule(options, model)
     file = read_pairs(pairs, columns=parse_columns(options.columns))

@@ -243,7 +243,8 @@ class _Chooser:
         taught = self._ask(queries, material.positive_of[rows]) if self.teacher else None
         there = [material.negatives_of[row] if self.keep else () for row in rows.tolist()]
         widest = max(map(len, there), default=0)
-        taken = np.full((len(rows), widest + self.rule.count), -2, dtype=np.int64)  # -1 is no document, -2 no place
+        most = min(self.rule.count, len(material.candidates))
+        taken = np.full((len(rows), widest + most), -2, dtype=np.int64)  # -1 is no document, -2 no place
         for i, own in enumerate(there):
             taken[i, : len(own)] = material.candidate_of[list(own)]
         chosen: list[list[tuple[int, MinedNegative]]] = [[] for _ in rows]
@@ -284,6 +285,9 @@ class _Chooser:
             said = self._ask(queries[at], material.candidates[ids[at, places]])
             return said <= limit(taught[at], rule.teacher_below)
 
+        before = np.zeros(ids.shape, dtype=bool)
+        for slot in range(int(filled.max(initial=0))):  # one after the other: all at once is pairs x depth x count
+            before |= ids == taken[:, slot, None]
         found = choose(
             scores,
             positives,
@@ -291,7 +295,7 @@ class _Chooser:
             rule,
             counts=wanted,
             draws=draws,
-            taken=(ids[:, :, None] == taken[:, None, :]).any(axis=2),
+            taken=before,
             allows=allows if self.teacher else None,
         )
         if count:

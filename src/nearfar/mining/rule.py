@@ -69,7 +69,7 @@ class NegativeRule:
             ("max_score", self.max_score is None or math.isfinite(self.max_score), "a number"),
             ("min_score", self.min_score is None or math.isfinite(self.min_score), "a number"),
             ("sampling", self.sampling in get_args(Sampling), f"one of {', '.join(get_args(Sampling))}"),
-            ("temperature", 0 < self.temperature < math.inf, "a number above 0"),
+            ("temperature", 1e-6 <= self.temperature < math.inf, "a number of 1e-6 or more"),
             ("seed", self.seed >= 0, "0 or more"),
         ):
             if not holds:
@@ -99,7 +99,7 @@ REASONS = ("passed", "absent", "skip_top", "below_positive", "margin", "max_scor
 
 
 class Chosen(NamedTuple):
-    """What a rule chose of p lists of k places. `places` [p, count] int64 in the order chosen, -1 beyond the last; `codes` [p, k]
+    """What a rule chose of p lists of k places. `places` [p, min(count, k)] int64 in the order chosen, -1 beyond the last; `codes` [p, k]
     uint8 into `REASONS` (`teacher` apart: `refused` [p, k] marks what the teacher did not let pass)."""
 
     places: np.ndarray
@@ -126,14 +126,16 @@ def judge(
     codes = np.zeros(scores.shape, dtype=np.uint8)
     ranks = np.arange(1, scores.shape[1] + 1)
     drops: list[tuple[str, Any]] = [("skip_top", (ranks <= rule.skip_top)[None, :])]
+    with np.errstate(over="ignore"):  # a limit beyond float32 is infinite: above or below every score
+        margin, most, least = (np.float32(value or 0) for value in (rule.margin, rule.max_score, rule.min_score))
     if rule.below_positive is not None:
         drops.append(("below_positive", scores > limit(positives, rule.below_positive)[:, None]))
     if rule.margin is not None:
-        drops.append(("margin", scores > (positives - np.float32(rule.margin))[:, None]))
+        drops.append(("margin", scores > (positives - margin)[:, None]))
     if rule.max_score is not None:
-        drops.append(("max_score", scores > np.float32(rule.max_score)))
+        drops.append(("max_score", scores > most))
     if rule.min_score is not None:
-        drops.append(("min_score", scores < np.float32(rule.min_score)))
+        drops.append(("min_score", scores < least))
     codes[~present | (ranks > rule.depth)[None, :]] = ABSENT
     for name, mask in drops:
         codes[(codes == PASSED) & mask] = REASONS.index(name)
@@ -164,7 +166,8 @@ def choose(
     order = np.argsort(_turns(scores, codes == PASSED, rule, draws), axis=1, kind="stable")  # [p, k], who comes first
     passing = (codes == PASSED).sum(axis=1)
     wanted = np.full(len(scores), rule.count) if counts is None else counts
-    places = np.full((len(scores), max(rule.count, int(wanted.max(initial=0)))), -1, dtype=np.int64)
+    width = min(max(rule.count, int(wanted.max(initial=0))), scores.shape[1])
+    places = np.full((len(scores), width), -1, dtype=np.int64)
     refused = np.zeros(scores.shape, dtype=bool)
     found, turn = np.zeros(len(scores), dtype=np.int64), np.zeros(len(scores), dtype=np.int64)
     while True:
