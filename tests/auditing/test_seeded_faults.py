@@ -9,6 +9,7 @@ import pytest
 from nearfar.auditing import CHECKS, audit, material_of
 from nearfar.data.pairs import read_pairs
 from nearfar.data.tasks import read_task, task_from_pairs
+from nearfar.types import Pair
 
 import faults
 
@@ -73,6 +74,20 @@ def test_a_clean_file_gives_nothing_above_info():
 
 def test_real_pairs_beside_their_own_task_give_nothing_above_info():
     assert above_info(audit(medquad(), task=medquad_task())) == []
+
+
+@pytest.mark.parametrize("name", ["cisi", "cranfield"])
+def test_judged_pairs_whose_words_differ_are_not_called_shuffled_by_words_alone(name):
+    if not (folder := MEDQUAD.parent / name).exists():
+        pytest.skip(f"needs ../shared/data/{name}")
+    task = read_task(folder).task
+    pairs = [
+        Pair(task.queries[q], task.corpus[d])
+        for q, judged in task.judgements.items()
+        for d, grade in judged.items()
+        if grade > 0
+    ]
+    assert found_in(pairs, "mismatched_positives").severity == "info"
 
 
 @pytest.mark.parametrize("share", SHARES)

@@ -26,7 +26,7 @@ PAIRS = 20_000
 """Pairs looked at, at most: chosen by the seed."""
 OTHERS = 512
 """Other positives that each is ranked among."""
-LEAST = 100
+LEAST = 200
 """Fewer pairs than this give an interval that says nothing."""
 DECAY = 1 / 3
 """The density of pairs that belong together in the last quarter, of what the second quarter has more than it."""
@@ -133,8 +133,9 @@ def check_matching(material: Material) -> list[Finding]:
     if len(rows) < LEAST:
         return []
     share, low, high, taken = estimate(ranks)
-    # where more had to be taken off than is left, the similarity does not know these texts well enough to accuse anyone
-    severity = "info" if low < FLOOR or share < taken else "critical" if low >= MANY else "warning"
+    # where more had to be taken off than is left, the similarity does not know these texts well enough to accuse anyone; words alone know least
+    doubt = taken if material.encoder is not None else 2 * taken
+    severity = "info" if low < FLOOR or share < doubt else "critical" if low >= MANY else "warning"
     by = f"{material.model_name} and BM25" if material.encoder is not None else "BM25 alone"
     worst = rows[np.argsort(-ranks, kind="stable")]
     look = "" if material.encoder is not None else " A model tells more: add --model static."
