@@ -7,6 +7,7 @@ mark that the others end with.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,6 +24,8 @@ STEEP = 5.0
 """where they are so many times as many as lengths near it have,"""
 OPEN = 0.5
 """and so large a share of them ends without a mark."""
+LEAST = {"characters": 64, "words": 20}
+"""Shorter texts of one length are made so (codes, labels, filled-in templates), not cut."""
 HEAPS = 3
 READ = 2_048
 """Characters (some 512 tokens) beyond which most encoders read nothing: a cut there costs little."""
@@ -56,9 +59,16 @@ def cut_heaps(texts: Sequence[str]) -> list[Heap]:
         heaps = [heap for unit in lengths if (heap := _heap(unit, lengths[unit], is_open)) is not None]
         if not heaps:
             break
-        found.append(max(heaps, key=lambda heap: len(heap.members) - heap.expected))
-        is_open[found[-1].members] = False
+        best = max(heaps, key=lambda heap: len(heap.members) - heap.expected)
+        is_open[best.members] = False
+        if not _ends_alike([stripped[i] for i in best.members.tolist()]):
+            found.append(best)
     return found
+
+
+def _ends_alike(texts: Sequence[str]) -> bool:
+    """Whether most texts end in one word: a template's last, where a cut falls anywhere."""
+    return Counter(text.split()[-1] for text in texts).most_common(1)[0][1] > len(texts) / 2
 
 
 def _heap(unit: str, lengths: np.ndarray, is_open: np.ndarray) -> Heap | None:
@@ -70,7 +80,7 @@ def _heap(unit: str, lengths: np.ndarray, is_open: np.ndarray) -> Heap | None:
     reach = 2 if unit == "characters" else 0
     best: Heap | None = None
     for length in np.argsort(-counts, kind="stable")[:20].tolist():
-        if length < 20 or counts[length] < HEAP:
+        if length < LEAST[unit] or counts[length] < HEAP:
             continue
         near = np.r_[counts[max(0, length - 12 - reach) : length - reach], counts[length + 1 : length + 13]]
         # nothing is longer than a limit that all were held to: the average beside it is that of the shorter side
