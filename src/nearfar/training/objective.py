@@ -102,7 +102,7 @@ def _hardest(rows: Rows) -> Tensor:
 
 def _gist(rows: Rows) -> Tensor:
     assert rows.guide is not None
-    queries, candidates = rows.guide
+    queries, candidates = (side.to(rows.queries) for side in rows.guide)
     # the positives first, each once per row; then the columns that are nobody's positive
     b, n = len(rows.queries), len(rows.candidates)
     own = torch.arange(b, device=rows.queries.device) if rows.targets.positive is None else rows.targets.positive
@@ -238,9 +238,6 @@ class Objective:
         """The loss of these rows, differentiable in them and in the loss's own `parameters`; `batch` lies on their device."""
         facts = batch.facts
         assert facts is not None
-        guide = self.guide_of(facts)
-        if guide is not None:
-            guide = (guide[0].to(queries), guide[1].to(queries))
         rows = Rows(
             queries,
             candidates,
@@ -248,7 +245,7 @@ class Objective:
             facts,
             self.temperature(facts.source, parameters),
             parameters.get(BIAS, self.config.loss.bias),
-            guide,
+            self.guide_of(facts),
             self.config.loss,
         )
         parts = [weight * _nested(name, rows).mean() for name, weight in loss_weights(self.config, facts.source).items()]
@@ -256,10 +253,8 @@ class Objective:
 
     def guide_of(self, facts: PairFacts) -> tuple[Float[Tensor, "b g"], Float[Tensor, "n g"]] | None:
         """The guide's rows of a batch's queries and candidates, where there is a guide."""
-        if self.guide is None:
-            return None
-        queries, documents = self.guide
-        return queries[facts.query_ids.cpu()], documents[facts.candidate_ids.cpu()]
+        ids = (facts.query_ids.cpu(), facts.candidate_ids.cpu())
+        return None if self.guide is None else (self.guide[0][ids[0]], self.guide[1][ids[1]])
 
     def temperature(self, source: str | None, parameters: Mapping[str, Tensor]) -> float | Tensor:
         """The temperature of a source's batches: its own or the run's, learned or fixed."""
