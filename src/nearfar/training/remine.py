@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from nearfar.data.sampling import PairTable
+from nearfar.embedding import BATCH_TOKENS
 from nearfar.encoders import AnyEncoder, Tokens
 from nearfar.encoders.tokens import cut_padded
 from nearfar.errors import BadConfig
@@ -28,8 +29,6 @@ from nearfar.training.state import State, Work
 
 IDS, OFFSETS = "ids", "offsets"
 """What a mining leaves in the state: as `PairTable.negative_ids` and `negative_offsets`."""
-BATCH_TOKENS = 16_384
-"""Tokens encoded at once."""
 
 
 def check_mining(config: Config) -> None:
