@@ -22,7 +22,7 @@ class Told:
     def fingerprint(self):
         return "sha256:told"
 
-    def prepare(self, items, role):  # noqa: ARG002
+    def prepare(self, items, role):
         raise AssertionError("rows are told, nothing is encoded")
 
 
@@ -30,7 +30,7 @@ def told(monkeypatch, rows):
     """An encoder that gives these rows, by text."""
     from nearfar.auditing.material import Material
 
-    monkeypatch.setattr(Material, "embed", lambda _, texts, role: np.stack([rows[role, t] for t in texts]).astype(np.float32))  # noqa: ARG005
+    monkeypatch.setattr(Material, "embed", lambda _, texts, role: np.stack([rows[role, t] for t in texts]).astype(np.float32))
     return Told(rows)
 
 
