@@ -60,6 +60,8 @@ class Material:
     model_name: str = ""
     refused: Sequence[Refused] = ()
     understood: str = ""
+    copy: str = ""
+    """The cleaned copy as `--fix` was given: remedies name it; where it was not, `cleaned` with the file's own ending."""
     columns: str = ""
     """As `--columns` was given: the commands that remedies name have to say it, too."""
     seed: int = 0
@@ -155,8 +157,13 @@ class Material:
     def fix(self) -> str:
         """The command that writes the cleaned copy."""
         from pathlib import Path
+        from shlex import quote
 
-        return f"{self.command()} --fix cleaned{''.join(Path(self.name).suffixes[-2:])}"
+        from nearfar.data.formats import SUFFIXES
+
+        name = Path(self.name).name.lower()
+        ending = next((known for known in SUFFIXES if name.endswith(known)), "".join(Path(self.name).suffixes[-1:]))
+        return f"{self.command()} --fix {quote(self.copy or f'cleaned{ending}')}"
 
 
 def counted(number: int, what: str) -> str:
