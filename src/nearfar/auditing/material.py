@@ -11,7 +11,7 @@ import numpy as np
 
 from nearfar.data.near_duplicates import near_groups
 from nearfar.data.text import normalize, shorten
-from nearfar.types import Encoder, Evidence, Pair, Progress, Task, silent
+from nearfar.types import Encoder, Evidence, Pair, Progress, Severity, Task, silent
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -172,3 +172,8 @@ def counted(number: int, what: str) -> str:
     if number == 1:
         return f"1 {what}"
     return f"{number:,} {what[: -len(what.rpartition(' ')[2])]}{plural}" if plural else f"{number:,} {what}s"
+
+
+def severity_of(low: float, floor: float, many: float) -> Severity:
+    """How bad a share is whose lower bound is `low`: a warning from `floor` on, critical from `many` on."""
+    return "critical" if low >= many else "warning" if low >= floor else "info"
