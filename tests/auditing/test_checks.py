@@ -162,3 +162,9 @@ def test_the_same_pairs_give_the_same_findings():
 def test_pairs_that_share_no_word_because_their_script_has_no_spaces_are_not_said_to_be_mismatched():
     pairs = [Pair(f"第{i}个国家的首都是什么？", f"第{i}个国家的首都是城市{i * 7}，人口{i * 1000}。") for i in range(150)]
     assert [f.code for f in audit(pairs).findings if f.code == "mismatched_positives"] == []
+
+
+def test_what_was_looked_at_is_said_in_the_singular_of_one():
+    assert audit([Pair("what is one", "it is a number")]).looked_at == "1 pair: 1 distinct query, 1 distinct document"
+    two = [Pair("what is one", "it is a number", ("a tree",)), Pair("what is two", "it is a digit")]
+    assert audit(two).looked_at == "2 pairs: 2 distinct queries, 3 distinct documents, 1 hard negative"

@@ -122,3 +122,10 @@ def test_kept_lines_keep_their_own_line_ends(tmp_path):
     source.write_bytes(b"\r\n".join([*lines, lines[0]]) + b"\r\n")
     fix(read_leniently(source), source, tmp_path / "q.jsonl")
     assert (tmp_path / "q.jsonl").read_bytes() == b"\r\n".join(lines) + b"\r\n"
+
+
+def test_a_cleaned_csv_is_read_as_it_was_even_where_a_text_holds_a_carriage_return(tmp_path):
+    source, out = tmp_path / "p.csv", tmp_path / "out.csv"
+    source.write_bytes(b'query,positive\n"what is\rone","one\r is a number"\nsame text,same text\n')
+    fix(read_leniently(source), source, out)
+    assert [(p.query, p.positive) for p in read_leniently(out).pairs] == [("what is\rone", "one\r is a number")]

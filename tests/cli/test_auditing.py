@@ -106,3 +106,11 @@ def test_a_cleaned_copy_says_what_to_type_next_with_its_columns(run):
     Path("own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     _, out, _ = run("audit", "own.jsonl", "--columns", "query=headline,positive=body", "--fix", "mended.jsonl")
     assert out.endswith("Next: nearfar train mended.jsonl --columns query=headline,positive=body -o RUN\n")
+
+
+def test_a_remedy_names_the_copy_that_was_written_and_an_ending_that_the_file_has(run):
+    _, out, _ = run("audit", "leaky.jsonl", "--fix", "my copy.jsonl")
+    assert "nearfar audit leaky.jsonl --fix 'my copy.jsonl'" in out
+    assert "cleaned" not in out
+    Path("leaky.jsonl").rename("leaky.v1.jsonl")
+    assert "nearfar audit leaky.v1.jsonl --fix cleaned.jsonl" in run("audit", "leaky.v1.jsonl")[1]

@@ -111,3 +111,11 @@ def test_mining_by_words_alone_says_that_nothing_was_judged(run):
     assert "no negative was dropped as too near the positive" in run("mine", "pairs.csv", "--model", "bm25", "-o", "m.jsonl")[1]
     out = run("mine", "pairs.csv", "--model", "model", "--sources", "bm25", "-o", "n.jsonl")[1]
     assert "no negative was dropped as too near the positive" not in out
+
+
+def test_a_folder_as_output_is_refused_before_anything_is_encoded(run, tmp_path):
+    (tmp_path / "there.jsonl").mkdir()
+    code, out, err = run("mine", "pairs.csv", "--model", "model", "-o", "there.jsonl")
+    assert code == 2
+    assert "this is a folder. Name the file to write, as in there.jsonl/mined.jsonl" in out + err
+    assert not list(tmp_path.glob("*.cache")) + list(tmp_path.glob(".*.cache"))

@@ -214,3 +214,19 @@ def test_half_a_surrogate_pair_in_a_list_within_a_csv_is_named_as_well(tmp_path)
     (tmp_path / "pairs.csv").write_text('query,positive,negatives\na,b,"[""\\ud800""]"\n')
     with pytest.raises(BadInput, match=r"pairs\.csv:2: .*surrogate"):
         read_pairs(tmp_path / "pairs.csv")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_a_carriage_return_inside_a_text_comes_back_from_a_table_of_text(tmp_path: Path, suffix: str):
+    pairs = [Pair("one\rtwo", "a \r b", ("n\r",), "g\r1"), Pair("three", "four")]
+    write_pairs(tmp_path / f"p{suffix}", pairs)
+    assert read_pairs(tmp_path / f"p{suffix}").pairs == pairs
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_a_text_that_no_table_of_text_can_hold_is_refused_and_the_old_file_stays(tmp_path: Path, suffix: str):
+    path = tmp_path / f"p{suffix}"
+    path.write_text("old")
+    with pytest.raises(BadInput, match=r"row 2 would hold a NUL character.*\.jsonl or \.parquet"):
+        write_pairs(path, [Pair("nul \0 here", "positive")])
+    assert path.read_text() == "old"

@@ -12,7 +12,7 @@ from nearfar.auditing.duplicates import check_duplicates
 from nearfar.auditing.languages import check_languages, check_sources
 from nearfar.auditing.leakage import check_leakage
 from nearfar.auditing.matching import check_matching
-from nearfar.auditing.material import Material
+from nearfar.auditing.material import Material, counted
 from nearfar.auditing.negatives import check_negatives
 from nearfar.auditing.scores import check_scores
 from nearfar.auditing.swapped import check_swapped
@@ -120,12 +120,13 @@ def audit_material(material: Material) -> Audit:
 
 def _looked_at(material: Material) -> str:
     with_ = [f"the model {material.model_name}"] if material.encoder is not None else []
-    with_ += [f"the task {material.task.name} ({len(material.task.queries):,} queries)"] if material.task is not None else []
-    negatives = f", {len(material.negatives):,} hard negatives" if len(material.negatives) else ""
-    return (
-        f"{len(material):,} pairs: {len(material.queries.distinct):,} distinct queries, {len(material.documents.distinct):,} distinct documents{negatives}"
-        + (f"; with {' and '.join(with_)}" if with_ else "")
+    with_ += (
+        [f"the task {material.task.name} ({counted(len(material.task.queries), 'query')})"] if material.task is not None else []
     )
+    parts = [(len(material.queries.distinct), "distinct query"), (len(material.documents.distinct), "distinct document")]
+    parts += [(len(material.negatives), "hard negative")] * bool(len(material.negatives))
+    held = ", ".join(counted(number, what) for number, what in parts)
+    return f"{counted(len(material), 'pair')}: {held}" + (f"; with {' and '.join(with_)}" if with_ else "")
 
 
 def _left_out(material: Material) -> list[str]:

@@ -5,7 +5,6 @@ Only what was counted is touched. What was estimated (mismatched positives, cut 
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from nearfar.auditing.material import Material
 from nearfar.auditing.negatives import planted
 from nearfar.auditing.swapped import swapped_rows
 from nearfar.auditing.texts import near_empty_rows
-from nearfar.data.formats import Row, read_table, suffix_of
+from nearfar.data.formats import Row, read_table, suffix_of, write_csv
 from nearfar.data.pairs import drop_negatives
 from nearfar.errors import BadInput
 from nearfar.files import atomic_file, write_atomic
@@ -140,7 +139,4 @@ def _write(source: Path, out: Path, columns: Sequence[str], kept: Sequence[Row],
         with atomic_file(out) as handle:
             handle.write(gzip.compress(text.encode(), mtime=0) if out.name.lower().endswith(".gz") else text.encode())
         return
-    with atomic_file(out, "w") as handle:
-        writer = csv.writer(handle, delimiter="\t" if suffix == ".tsv" else ",", lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([["" if row.values[name] is None else row.values[name] for name in columns] for row in kept])
+    write_csv(out, columns, [["" if row.values[name] is None else row.values[name] for name in columns] for row in kept])

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from nearfar.auditing.material import Material
+from nearfar.auditing.material import Material, severity_of
 from nearfar.auditing.words import Terms
 from nearfar.metrics import share_interval
 from nearfar.metrics.shares import Z
@@ -135,7 +135,7 @@ def check_matching(material: Material) -> list[Finding]:
     share, low, high, taken = estimate(ranks)
     # where more had to be taken off than is left, the similarity does not know these texts well enough to accuse anyone; words alone know least
     doubt = taken if material.encoder is not None else 2 * taken
-    severity = "info" if low < FLOOR or share < doubt else "critical" if low >= MANY else "warning"
+    severity = "info" if share < doubt else severity_of(low, FLOOR, MANY)
     by = f"{material.model_name} and BM25" if material.encoder is not None else "BM25 alone"
     worst = rows[np.argsort(-ranks, kind="stable")]
     look = "" if material.encoder is not None else " A model tells more: add --model static."

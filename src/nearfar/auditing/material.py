@@ -11,7 +11,7 @@ import numpy as np
 
 from nearfar.data.near_duplicates import near_groups
 from nearfar.data.text import normalize, shorten
-from nearfar.types import Encoder, Evidence, Pair, Progress, Task, silent
+from nearfar.types import Encoder, Evidence, Pair, Progress, Severity, Task, silent
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -60,6 +60,8 @@ class Material:
     model_name: str = ""
     refused: Sequence[Refused] = ()
     understood: str = ""
+    copy: str = ""
+    """The cleaned copy as `--fix` was given: remedies name it; where it was not, `cleaned` with the file's own ending."""
     columns: str = ""
     """As `--columns` was given: the commands that remedies name have to say it, too."""
     seed: int = 0
@@ -155,8 +157,13 @@ class Material:
     def fix(self) -> str:
         """The command that writes the cleaned copy."""
         from pathlib import Path
+        from shlex import quote
 
-        return f"{self.command()} --fix cleaned{''.join(Path(self.name).suffixes[-2:])}"
+        from nearfar.data.formats import SUFFIXES
+
+        name = Path(self.name).name.lower()
+        ending = next((known for known in SUFFIXES if name.endswith(known)), "".join(Path(self.name).suffixes[-1:]))
+        return f"{self.command()} --fix {quote(self.copy or f'cleaned{ending}')}"
 
 
 def counted(number: int, what: str) -> str:
@@ -165,3 +172,8 @@ def counted(number: int, what: str) -> str:
     if number == 1:
         return f"1 {what}"
     return f"{number:,} {what[: -len(what.rpartition(' ')[2])]}{plural}" if plural else f"{number:,} {what}s"
+
+
+def severity_of(low: float, floor: float, many: float) -> Severity:
+    """How bad a share is whose lower bound is `low`: a warning from `floor` on, critical from `many` on."""
+    return "critical" if low >= many else "warning" if low >= floor else "info"

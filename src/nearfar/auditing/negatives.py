@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nearfar.auditing.material import Material, counted
+from nearfar.auditing.material import Material, counted, severity_of
 from nearfar.data.near_duplicates import are_near
 from nearfar.data.text import shorten
 from nearfar.metrics import share_interval
@@ -57,7 +57,7 @@ def _planted(material: Material) -> list[Finding]:
     if not len(wrong):
         return []
     share = share_interval(len(wrong), len(material.negatives))
-    severity = "critical" if share.low >= MANY else "warning" if share.low >= FLOOR else "info"
+    severity = severity_of(share.low, FLOOR, MANY)
     return [
         Finding(
             "planted_positives",

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from nearfar.auditing.material import Material, counted
+from nearfar.auditing.material import Material, counted, severity_of
 from nearfar.metrics import share_interval
 from nearfar.types import Finding
 
@@ -101,7 +101,7 @@ def check_swapped(material: Material) -> list[Finding]:
     if not rows:
         return []
     share = share_interval(len(rows), len(material))
-    severity = "critical" if share.low >= MANY else "warning" if share.low >= FLOOR else "info"
+    severity = severity_of(share.low, FLOOR, MANY)
     return [
         Finding(
             "swapped_columns",

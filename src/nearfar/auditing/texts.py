@@ -11,8 +11,10 @@ from nearfar.types import Evidence, Finding
 
 _SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+")
 _LETTER = re.compile(r"\w")
+_WORD_SIGN = re.compile("[\u3400-\u9fff\uf900-\ufaff\u3041-\u30ff\uac00-\ud7af\U00020000-\U0003ffff]")
+"""Chinese, Japanese and Korean: a sign or two are a word."""
 SHORT = 3
-"""A positive of fewer letters or digits than this says next to nothing."""
+"""A text of fewer letters or digits than this says next to nothing."""
 REPEATED = 0.1
 """A sentence in so large a share of the distinct documents is boilerplate."""
 WORDS = 6
@@ -47,12 +49,12 @@ def _refused(material: Material) -> list[Finding]:
 
 
 def near_empty_rows(material: Material) -> list[int]:
-    """The pairs one of whose texts holds fewer than `SHORT` letters and digits."""
-    return [
-        row
-        for row, pair in enumerate(material.pairs)
-        if min(len(_LETTER.findall(text[:200])) for text in (pair.query, pair.positive)) < SHORT
-    ]
+    """The pairs one of whose texts holds fewer than `SHORT` letters and digits, and no sign that is a word by itself."""
+
+    def is_empty(text: str) -> bool:
+        return len(_LETTER.findall(text[:200])) < SHORT and not _WORD_SIGN.search(text[:200])
+
+    return [row for row, pair in enumerate(material.pairs) if is_empty(pair.query) or is_empty(pair.positive)]
 
 
 def _near_empty(material: Material) -> list[Finding]:

@@ -38,7 +38,7 @@ def audit(given: Given, *, fix: Path | None, out: Path | None, as_json: bool) ->
     from nearfar.files import write_json
 
     with shown() as progress:
-        material = _material(given, progress, as_json)
+        material = replace(_material(given, progress, as_json), copy=str(fix or ""))
         found = audit_material(material)
         fixed = _fix(given, material, fix) if fix else None
     told: dict[str, Any] = {"pairs": str(given.pairs), **found.to_json()}

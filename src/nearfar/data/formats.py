@@ -9,7 +9,7 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -252,10 +252,23 @@ def write_table(path: Path, columns: Sequence[str], records: Sequence[Mapping[st
             with atomic_file(path, "w") as handle:
                 handle.writelines(lines)
     else:
-        with atomic_file(path, "w") as handle:
-            writer = csv.writer(handle, delimiter="\t" if suffix == ".tsv" else ",", lineterminator="\n")
-            writer.writerow(columns)
-            writer.writerows([[_csv_field(record.get(name)) for name in columns] for record in records])
+        write_csv(path, columns, [[_csv_field(record.get(name)) for name in columns] for record in records])
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a header and rows atomically as CSV, or as TSV by the name. Raises `BadInput` for a NUL character, which such a file cannot hold."""
+    delimiter = "\t" if suffix_of(path) == ".tsv" else ","
+    with atomic_file(path, "w") as handle:
+        plain = csv.writer(handle, delimiter=delimiter, lineterminator="\n")
+        # a carriage return ends a line for whoever reads it, and Python 3.11 to 3.12 do not quote it by themselves
+        quoted = csv.writer(handle, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        for number, fields in enumerate((columns, *rows), 1):
+            texts = [field for field in fields if isinstance(field, str)]
+            if any("\0" in text for text in texts):
+                raise BadInput(
+                    f"{path}: row {number} would hold a NUL character, which {path.suffix} cannot. Write .jsonl or .parquet, or take it out of the text."
+                )
+            (quoted if any("\r" in text for text in texts) else plain).writerow(fields)
 
 
 def _csv_field(value: Any) -> str:
