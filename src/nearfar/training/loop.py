@@ -151,6 +151,8 @@ def train(
     config = resolve_mixture(config, pairs)
     check_dims(config, model.dim)
     plan = replace(make_plan(pairs, config, dev=dev, task=task), given=pairs, where=where)
+    if plan.note:
+        progress("prepare", 0, 1, note=plan.note)
     teachers = open_teachers(config, progress)
     name = str(encoder) if isinstance(encoder, (str, Path)) else encoder.fingerprint()
     now = identity(pairs, config, name, dev=dev, task=task, teachers=teachers.fingerprints())
@@ -319,6 +321,7 @@ def _begin(
         **({"lineage": dict(lineage)} if lineage else {}),
         "trained_on": len(plan.pairs),
         "held_out": plan.held_out,
+        **({"without_negatives": plan.without_negatives} if plan.without_negatives else {}),
         "queries": {name: len(found.queries) for name, found in (("dev", plan.dev), ("task", plan.task)) if found},
         "machine": machine(),
     }
