@@ -7,12 +7,13 @@ nothing passes keeps what it was given.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 
-from nearfar.data.sampling import PairTable
+from nearfar.data.sampling import PairTable, epoch_batches
 from nearfar.embedding import BATCH_TOKENS
 from nearfar.encoders import AnyEncoder, Tokens
 from nearfar.encoders.tokens import cut_padded
@@ -25,7 +26,9 @@ from nearfar.similarity import topk
 from nearfar.training.config import Config
 from nearfar.training.objective import LOSSES, loss_weights
 from nearfar.training.record import note_event
+from nearfar.training.sources import build_table, plan_mixture
 from nearfar.training.state import State, Work
+from nearfar.types import Pair
 
 IDS, OFFSETS = "ids", "offsets"
 """What a mining leaves in the state: as `PairTable.negative_ids` and `negative_offsets`."""
@@ -48,6 +51,26 @@ def check_mining(config: Config) -> None:
             f"mining.every={config.mining.every}: {taught[0]} learns a teacher's scores of each negative, and there are none of those found while "
             "training. Mine before (nearfar mine --teacher MODEL), or choose another loss."
         )
+
+
+def check_due(pairs: Sequence[Pair], config: Config) -> None:
+    """Raise `BadConfig` where the run is over before its first mining. Costs the table of the pairs, and batches up to that step."""
+    every = config.mining.every
+    if every is None:
+        return
+    assert config.batch_size is not None
+    table = build_table(pairs, config)
+    mixture, total = plan_mixture(config, table), 0
+    for epoch in range(config.epochs):
+        total += len(epoch_batches(table, config.batch_size, seed=config.seed, epoch=epoch, mixture=mixture))
+        if total > every:
+            return
+    steps = f"{total:,} step{'s' if total > 1 else ''}"
+    way = f"Mine more often (--remine {max(1, total // 4)}), or train" if total > 1 else "Train"
+    raise BadConfig(
+        f"mining.every={every}: the run has {steps} ({len(pairs):,} pairs, batch_size={config.batch_size}, epochs={config.epochs}), and is over "
+        f"before anything is mined. {way} longer (--set epochs={config.epochs * (every // total + 1)})."
+    )
 
 
 def mining_rule(config: Config) -> NegativeRule:
