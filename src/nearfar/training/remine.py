@@ -14,9 +14,8 @@ import numpy as np
 import torch
 
 from nearfar.data.sampling import PairTable, epoch_batches
-from nearfar.embedding import BATCH_TOKENS
-from nearfar.encoders import AnyEncoder, Tokens
-from nearfar.encoders.tokens import cut_padded
+from nearfar.embedding import embed_inputs
+from nearfar.encoders import AnyEncoder
 from nearfar.errors import BadConfig
 from nearfar.mining.material import Material
 from nearfar.mining.rows import similarities
@@ -112,8 +111,8 @@ def remine(work: Work, state: State) -> dict[str, int]:
 def find_negatives(work: Work, encoder: AnyEncoder, rule: NegativeRule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(ids, offsets) of the hard negatives of every pair, as in `PairTable`, and how many were found for each [P]."""
     table, material = work.table, Material.of_table(work.table)
-    queries = _rows(encoder, work.queries)
-    documents = _rows(encoder, work.documents)
+    queries = embed_inputs(encoder, work.queries)
+    documents = embed_inputs(encoder, work.documents)
     candidates = documents[material.candidates]
     search = Search(material, None, min(rule.depth, len(candidates)), rule.seed, work.progress)
     lists = search_all(search, "mine", lambda chosen, width: topk(queries[chosen], candidates, width).ids).ids
@@ -133,18 +132,3 @@ def find_negatives(work: Work, encoder: AnyEncoder, rule: NegativeRule) -> tuple
             parts.append(kept)
             counts[row] = len(kept)
     return np.concatenate(parts), np.concatenate([[0], np.cumsum(counts)]), found
-
-
-def _rows(encoder: AnyEncoder, inputs: object) -> np.ndarray:
-    """Rows [n, d] float32 of prepared texts, without dropout or gradient."""
-    assert isinstance(inputs, Tokens)
-    rows = np.empty((len(inputs), encoder.dim), dtype=np.float32)
-    was = encoder.training
-    encoder.eval()
-    try:
-        with torch.no_grad():
-            for part in cut_padded(np.maximum(inputs.lengths, 1), BATCH_TOKENS):
-                rows[part] = encoder(inputs.select(part)).float().cpu().numpy()
-    finally:
-        encoder.train(was)
-    return rows
