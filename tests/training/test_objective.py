@@ -260,7 +260,9 @@ def test_pairs_without_hard_negatives_are_left_out_and_counted_and_the_weights_a
         heard.append(facts.get("note"))
 
     found = train(bare, out=tmp_path / "run", encoder=static(), config=config, progress=hear)
-    assert [said for said in heard if said][:1] == ["4 of 10 pairs to train on have no hard negatives, and the loss learns from these: left out"]
+    assert [said for said in heard if said][:1] == [
+        "4 of 10 pairs to train on have no hard negatives, and the loss learns from these: left out"
+    ]
     assert (found.pairs, json.loads((tmp_path / "run" / "run.json").read_text())["without_negatives"]) == (6, 4)
     alone = train(others, out=tmp_path / "alone", encoder=static(), config=config)
     assert load_encoder(found.run).fingerprint() == load_encoder(alone.run).fingerprint() != static().fingerprint()
