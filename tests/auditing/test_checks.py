@@ -1,5 +1,6 @@
 """Each check against a few pairs in which the answer is plain."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -168,3 +169,13 @@ def test_what_was_looked_at_is_said_in_the_singular_of_one():
     assert audit([Pair("what is one", "it is a number")]).looked_at == "1 pair: 1 distinct query, 1 distinct document"
     two = [Pair("what is one", "it is a number", ("a tree",)), Pair("what is two", "it is a digit")]
     assert audit(two).looked_at == "2 pairs: 2 distinct queries, 3 distinct documents, 1 hard negative"
+
+
+def test_one_is_one_and_has_its_verb():
+    base = faults.clean_pairs(60)
+    pairs = [*base, base[0], Pair("the same", "the same"), Pair(base[1].query, "Another answer, that says something else.")]
+    said = [finding.what for finding in codes(pairs).values()]
+    assert any("1 pair of 63 (1.6%) was there before" in what for what in said)
+    assert any("1 pair of 63 (1.6%) has the same text" in what for what in said)
+    assert any("1 query of 61 (1.6%) has several positives" in what for what in said)
+    assert not [what for what in said if re.search(r"\b1 \w+s\b|^1 [^.]*\bhave\b", what)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from nearfar.auditing.material import EXAMPLES, Material, counted
-from nearfar.data.text import normalize, shorten
+from nearfar.auditing.material import EXAMPLES, Material
+from nearfar.data.text import agree, counted, normalize, shorten
 from nearfar.types import Evidence, Finding
 
 MANY = 10
@@ -47,7 +47,7 @@ def _hubs(material: Material) -> list[Finding]:
             "hub_positives",
             "data",
             "warning" if share >= HUBS_MATTER else "info",
-            f"{counted(len(hubs), 'passage')} with {MANY} different queries or more each, {len(rows):,} pairs ({share:.1%}) in all.",
+            f"{counted(len(hubs), 'passage')} with {MANY} different queries or more each, {counted(len(rows), 'pair')} ({share:.1%}) in all.",
             len(rows),
             len(material),
             share,
@@ -82,7 +82,7 @@ def _several(material: Material) -> list[Finding]:
             "several_answers",
             "data",
             "info",
-            f"{counted(len(many), 'query')} of {len(answers):,} ({share:.1%}) have several positives that are no copies of each other.",
+            f"{counted(len(many), 'query')} of {len(answers):,} ({share:.1%}) {agree(len(many), 'have')} several positives that are no copies of each other.",
             len(many),
             len(answers),
             share,
@@ -102,7 +102,7 @@ def _same(material: Material) -> list[Finding]:
             "query_is_positive",
             "data",
             "warning" if share >= SAME_MATTERS else "info",
-            f"{counted(len(rows), 'pair')} of {len(material):,} ({share:.1%}) have the same text on both sides: there is nothing to learn from them.",
+            f"{counted(len(rows), 'pair')} of {len(material):,} ({share:.1%}) {agree(len(rows), 'have')} the same text on both sides: there is nothing to learn from that.",
             len(rows),
             len(material),
             share,

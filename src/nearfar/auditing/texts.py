@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from nearfar.auditing.material import EXAMPLES, Material, counted
-from nearfar.data.text import shorten
+from nearfar.auditing.material import EXAMPLES, Material
+from nearfar.data.text import agree, counted, shorten
 from nearfar.types import Evidence, Finding
 
 _SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+")
@@ -67,7 +67,7 @@ def _near_empty(material: Material) -> list[Finding]:
             "near_empty",
             "data",
             "warning" if share >= 0.01 else "info",
-            f"{counted(len(rows), 'pair')} of {len(material):,} ({share:.1%}) have a text of fewer than {SHORT} letters.",
+            f"{counted(len(rows), 'pair')} of {len(material):,} ({share:.1%}) {agree(len(rows), 'have')} a text of fewer than {SHORT} letters.",
             len(rows),
             len(material),
             share,
@@ -98,7 +98,7 @@ def _boilerplate(material: Material) -> list[Finding]:
             "boilerplate",
             "data",
             "warning" if share >= MATTERS else "info",
-            f"{counted(len(concerned), 'document')} of {len(documents):,} ({share:.1%}) hold a sentence that stands in {REPEATED:.0%} of them or more.",
+            f"{counted(len(concerned), 'document')} of {len(documents):,} ({share:.1%}) {agree(len(concerned), 'hold')} a sentence that stands in {REPEATED:.0%} of them or more.",
             len(concerned),
             len(documents),
             share,
