@@ -179,3 +179,13 @@ def test_one_is_one_and_has_its_verb():
     assert any("1 pair of 63 (1.6%) has the same text" in what for what in said)
     assert any("1 query of 61 (1.6%) has several positives" in what for what in said)
     assert not [what for what in said if re.search(r"\b1 \w+s\b|^1 [^.]*\bhave\b", what)]
+
+
+def test_positives_that_are_labels_are_no_fault():
+    pairs = [Pair(f"{p.query} {n}", f"label {n % 5}") for n, p in enumerate(faults.clean_pairs(100))]
+    finding = codes(pairs)["hub_positives"]
+    assert (finding.severity, finding.count) == ("info", 100)
+    assert "look like labels" in finding.remedy
+    mixed = [*pairs[:50], *faults.clean_pairs(50, seed=3)]
+    assert codes(mixed)["hub_positives"].severity == "warning"
+    assert "labels" not in codes(mixed)["hub_positives"].remedy

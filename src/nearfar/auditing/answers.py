@@ -10,6 +10,8 @@ from nearfar.types import Evidence, Finding
 
 MANY = 10
 """A passage that answers at least so many different queries is called a hub."""
+LABELS = 0.9
+"""Where so large a share of the pairs is of hubs, the positives are labels."""
 HUBS_MATTER = 0.25
 """From this share of the pairs on, hubs decide what is learned."""
 SAME_MATTERS = 0.01
@@ -42,16 +44,23 @@ def _hubs(material: Material) -> list[Finding]:
         )
         for hub in order
     )
+    labels = share >= LABELS
+    remedy = "Where the passage says nothing of its own about a query, drop the pair; training keeps the same passage out of its own negatives."
+    if labels:
+        remedy = (
+            "The positives look like labels. That is sound: training keeps a label out of its own negatives. To tell the texts of a label from those of "
+            "others, too, pair two texts of one label each time, with the label as `group`."
+        )
     return [
         Finding(
             "hub_positives",
             "data",
-            "warning" if share >= HUBS_MATTER else "info",
+            "warning" if share >= HUBS_MATTER and not labels else "info",
             f"{counted(len(hubs), 'passage')} with {MANY} different queries or more each, {counted(len(rows), 'pair')} ({share:.1%}) in all.",
             len(rows),
             len(material),
             share,
-            "Where the passage says nothing of its own about a query, drop the pair; training keeps the same passage out of its own negatives.",
+            remedy,
             examples=examples,
         )
     ]
