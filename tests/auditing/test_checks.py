@@ -1,5 +1,6 @@
 """Each check against a few pairs in which the answer is plain."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -189,3 +190,21 @@ def test_positives_that_are_labels_are_no_fault():
     mixed = [*pairs[:50], *faults.clean_pairs(50, seed=3)]
     assert codes(mixed)["hub_positives"].severity == "warning"
     assert "labels" not in codes(mixed)["hub_positives"].remedy
+
+
+def test_broken_lines_are_named_up_to_a_number_and_the_others_audited(tmp_path):
+    path, rng = tmp_path / "p.jsonl", np.random.default_rng(0)
+    lines = [json.dumps({"query": p.query, "positive": p.positive}) for p in faults.clean_pairs(80)]
+    torn = sorted(rng.permutation(80)[:25].tolist())
+    for number in torn:
+        lines[number] = lines[number][:-9]
+    path.write_text("\n".join(lines) + "\n")
+    found = audit(path)
+    finding = next(f for f in found.findings if f.code == "refused_rows")
+    assert (finding.count, finding.total, finding.severity) == (25, 80, "critical")
+    assert [e.where for e in finding.examples] == [f"{path}:{number + 1}" for number in torn[:20]]
+    assert "The first 20 are named" in finding.what
+    assert found.looked_at.startswith("55 pairs")
+    path.write_text("{\n[]\n")
+    with pytest.raises(BadInput, match=r"p.jsonl:1: not a JSON object"):
+        audit(path)

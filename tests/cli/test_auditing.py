@@ -114,3 +114,15 @@ def test_a_remedy_names_the_copy_that_was_written_and_an_ending_that_the_file_ha
     assert "cleaned" not in out
     Path("leaky.jsonl").rename("leaky.v1.jsonl")
     assert "nearfar audit leaky.v1.jsonl --fix cleaned.jsonl" in run("audit", "leaky.v1.jsonl")[1]
+
+
+def test_a_file_with_broken_lines_is_audited_and_exits_with_1(run):
+    lines = Path("clean.jsonl").read_text().splitlines()
+    Path("torn.jsonl").write_text("\n".join([lines[0], lines[1][:20], *lines[2:], "nonsense"]) + "\n")
+    code, out, _ = run("audit", "torn.jsonl", "--fix", "mended.jsonl")
+    assert code == 1
+    assert "CRITICAL  refused_rows: 2 rows of 301 are no pairs" in out
+    assert "torn.jsonl:2" in out
+    assert "torn.jsonl:301" in out
+    assert run("audit", "mended.jsonl")[0] == 0
+    assert len(read_pairs("mended.jsonl").pairs) == 299
