@@ -41,8 +41,9 @@ class MineOptions:
 def mine(pairs: Path, model: str, out: Path, options: MineOptions, *, as_json: bool) -> int:
     """`nearfar mine`: exit 1 where not a single negative was found (the file is written all the same)."""
     from nearfar.cli.progress import shown
+    from nearfar.cli.rows import read_pairs_strictly
     from nearfar.data.formats import suffix_of
-    from nearfar.data.pairs import read_pairs, write_pairs
+    from nearfar.data.pairs import write_pairs
     from nearfar.mining import mine as run_mining
 
     suffix_of(out)
@@ -52,7 +53,7 @@ def mine(pairs: Path, model: str, out: Path, options: MineOptions, *, as_json: b
         raise BadInput(f"{out}: this is a folder. Name the file to write, as in {out / 'mined.jsonl'}.")
     talk = sys.stderr if as_json else sys.stdout
     rule = _rule(options, model)
-    file = read_pairs(pairs, columns=parse_columns(options.columns))
+    file = read_pairs_strictly(pairs, columns=parse_columns(options.columns))
     print(file.understood, file=talk, flush=True)
     corpus = _corpus(options.corpus)
     if options.corpus:
