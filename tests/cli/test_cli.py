@@ -455,3 +455,29 @@ def test_rows_that_are_no_pairs_name_the_command_that_leaves_them_out(run, place
     assert (place / "cleaned.csv").read_text() == "ask,positive\nwhat is it,that it is\n"
     (place / "bad.csv").write_text("ask,positive\n,\n")
     assert "nearfar audit" not in run(*command, "--columns", "query=ask")[2]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")
+@pytest.mark.parametrize(("twice", "said"), [(False, "what was finished is kept"), (True, "stopped at once")])
+def test_a_second_interrupt_ends_without_a_traceback_whenever_it_comes(twice, said):
+    script = f"""
+import atexit, os, signal, sys, time
+import nearfar.cli as cli
+
+def run(given):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+    finally:
+        if {twice}:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+
+cli._run = run
+atexit.register(os.kill, os.getpid(), signal.SIGINT)
+sys.exit(cli.main())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 130
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
