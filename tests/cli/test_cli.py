@@ -481,3 +481,4 @@ sys.exit(cli.main())
     assert done.returncode == 130
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+    assert "KeyboardInterrupt" not in done.stderr
