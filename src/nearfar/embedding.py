@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,11 +13,9 @@ from torch import nn
 from nearfar.encoders import TransformerEncoder, TwoTowerEncoder, computing, is_static
 from nearfar.encoders.tokens import cut_padded, lengths_of
 from nearfar.errors import BadConfig
-from nearfar.types import Encoder, Progress, Role, silent
+from nearfar.types import Encoder, Inputs, Progress, Role, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from jaxtyping import Float
 
     from nearfar.encoders.precision import Precision
@@ -45,9 +43,7 @@ def embed(
     Texts are sorted by length inside, so that little is padded; no gradient is kept, dropout is off while it runs, and the
     encoder's training mode is as before afterwards. Raises `BadConfig` for batch_tokens < 1, `BadInput` where an item is not text.
     """
-    if batch_tokens is None:
-        batch_tokens = CACHED_TOKENS if _has_transformer(encoder) and encoder.device.type == "cpu" else BATCH_TOKENS
-    if batch_tokens < 1:
+    if batch_tokens is not None and batch_tokens < 1:
         raise BadConfig(f"batch_tokens={batch_tokens}: a batch holds at least one token. Use 1 or more.")
     if isinstance(items, str) or not all(isinstance(item, str) for item in items):
         encoder.prepare(items, role)  # says which item is not text
@@ -57,34 +53,46 @@ def embed(
     rows = np.empty((len(distinct), encoder.dim), dtype=np.float32)
     progress(stage, 0, len(distinct))
     done = 0
-    inside = nullcontext() if precision is None else computing(encoder, precision)
-    with _judging(encoder), inside, torch.inference_mode():
+
+    def count(finished: int) -> None:
+        nonlocal done
+        done += finished
+        progress(stage, done, len(distinct))
+
+    with nullcontext() if precision is None else computing(encoder, precision):
         # the longest texts first: whatever does not fit in memory shows at once, and the time left is never too hopeful
         order = sorted(range(len(distinct)), key=lambda i: -len(distinct[i]))
         for start in range(0, len(order), _ITEMS_AT_ONCE):
             chosen = np.array(order[start : start + _ITEMS_AT_ONCE])
             inputs = encoder.prepare([distinct[i] for i in chosen], role)
-            lengths = lengths_of(inputs)
-            for batch in cut_padded(lengths, batch_tokens):
-                rows[chosen[batch]] = encoder(inputs.select(batch)).float().cpu().numpy()
-                done += len(batch)
-                progress(stage, done, len(distinct))
+            rows[chosen] = embed_inputs(encoder, inputs, batch_tokens=batch_tokens, count=count)
     return rows if len(distinct) == len(items) else rows[places]
+
+
+def embed_inputs(
+    encoder: Encoder, inputs: Inputs, *, batch_tokens: int | None = None, count: Callable[[int], None] | None = None
+) -> Float[np.ndarray, "n d"]:
+    """Rows [n, d] float32 of prepared items, in their order: without gradient or dropout, the encoder's training mode afterwards as before.
+
+    `batch_tokens` as for `embed`; `count` hears of every batch how many items it held.
+    """
+    if batch_tokens is None:
+        batch_tokens = CACHED_TOKENS if _has_transformer(encoder) and encoder.device.type == "cpu" else BATCH_TOKENS
+    rows = np.empty((len(inputs), encoder.dim), dtype=np.float32)
+    was = encoder.training if isinstance(encoder, nn.Module) else False
+    if isinstance(encoder, nn.Module):
+        encoder.eval()
+    try:
+        with torch.inference_mode():
+            for batch in cut_padded(lengths_of(inputs), batch_tokens):
+                rows[batch] = encoder(inputs.select(batch)).float().cpu().numpy()
+                if count is not None:
+                    count(len(batch))
+    finally:
+        if isinstance(encoder, nn.Module):
+            encoder.train(was)
+    return rows
 
 
 def _has_transformer(encoder: Encoder) -> bool:
     return isinstance(encoder, (TransformerEncoder, TwoTowerEncoder)) and not is_static(encoder)
-
-
-@contextmanager
-def _judging(encoder: Encoder) -> Iterator[None]:
-    """Evaluation mode inside (no dropout), the mode it had afterwards."""
-    if not isinstance(encoder, nn.Module):
-        yield
-        return
-    was = encoder.training
-    encoder.eval()
-    try:
-        yield
-    finally:
-        encoder.train(was)

@@ -1,5 +1,7 @@
 """Each check against a few pairs in which the answer is plain."""
 
+import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -168,3 +170,41 @@ def test_what_was_looked_at_is_said_in_the_singular_of_one():
     assert audit([Pair("what is one", "it is a number")]).looked_at == "1 pair: 1 distinct query, 1 distinct document"
     two = [Pair("what is one", "it is a number", ("a tree",)), Pair("what is two", "it is a digit")]
     assert audit(two).looked_at == "2 pairs: 2 distinct queries, 3 distinct documents, 1 hard negative"
+
+
+def test_one_is_one_and_has_its_verb():
+    base = faults.clean_pairs(60)
+    pairs = [*base, base[0], Pair("the same", "the same"), Pair(base[1].query, "Another answer, that says something else.")]
+    said = [finding.what for finding in codes(pairs).values()]
+    assert any("1 pair of 63 (1.6%) was there before" in what for what in said)
+    assert any("1 pair of 63 (1.6%) has the same text" in what for what in said)
+    assert any("1 query of 61 (1.6%) has several positives" in what for what in said)
+    assert not [what for what in said if re.search(r"\b1 \w+s\b|^1 [^.]*\bhave\b", what)]
+
+
+def test_positives_that_are_labels_are_no_fault():
+    pairs = [Pair(f"{p.query} {n}", f"label {n % 5}") for n, p in enumerate(faults.clean_pairs(100))]
+    finding = codes(pairs)["hub_positives"]
+    assert (finding.severity, finding.count) == ("info", 100)
+    assert "look like labels" in finding.remedy
+    mixed = [*pairs[:50], *faults.clean_pairs(50, seed=3)]
+    assert codes(mixed)["hub_positives"].severity == "warning"
+    assert "labels" not in codes(mixed)["hub_positives"].remedy
+
+
+def test_broken_lines_are_named_up_to_a_number_and_the_others_audited(tmp_path):
+    path, rng = tmp_path / "p.jsonl", np.random.default_rng(0)
+    lines = [json.dumps({"query": p.query, "positive": p.positive}) for p in faults.clean_pairs(80)]
+    torn = sorted(rng.permutation(80)[:25].tolist())
+    for number in torn:
+        lines[number] = lines[number][:-9]
+    path.write_text("\n".join(lines) + "\n")
+    found = audit(path)
+    finding = next(f for f in found.findings if f.code == "refused_rows")
+    assert (finding.count, finding.total, finding.severity) == (25, 80, "critical")
+    assert [e.where for e in finding.examples] == [f"{path}:{number + 1}" for number in torn[:20]]
+    assert "The first 20 are named" in finding.what
+    assert found.looked_at.startswith("55 pairs")
+    path.write_text("{\n[]\n")
+    with pytest.raises(BadInput, match=r"p.jsonl:1: not a JSON object"):
+        audit(path)

@@ -129,3 +129,20 @@ def test_a_cleaned_csv_is_read_as_it_was_even_where_a_text_holds_a_carriage_retu
     source.write_bytes(b'query,positive\n"what is\rone","one\r is a number"\nsame text,same text\n')
     fix(read_leniently(source), source, out)
     assert [(p.query, p.positive) for p in read_leniently(out).pairs] == [("what is\rone", "one\r is a number")]
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv"])
+def test_lines_that_cannot_be_read_are_listed_as_they_stand_and_the_copy_has_none(tmp_path, ending):
+    good = [f"what is the number {n} of all,the number {n} is what follows" for n in range(4)]
+    if ending == ".jsonl":
+        good = [json.dumps(dict(zip(("query", "positive"), line.split(","), strict=True))) for line in good]
+    bad = ['{"query": "what", "pos', "[1, 2]"] if ending == ".jsonl" else ["one", "one,two,three"]
+    lines = [*["query,positive"] * (ending == ".csv"), good[0], bad[0], *good[1:], bad[1]]
+    source, out = tmp_path / f"p{ending}", tmp_path / f"q{ending}"
+    source.write_text("\n".join(lines) + "\n")
+    material = read_leniently(source)
+    assert [one.where for one in material.refused] == [f"{source}:{1 + i}" for i, line in enumerate(lines) if line in bad]
+    done = fix(material, source, out)
+    assert out.read_text().splitlines() == [line for line in lines if line not in bad]
+    listed = [json.loads(line) for line in done.removed.read_text().splitlines()]
+    assert [(item["reason"], item["row"]) for item in listed] == [("refused_rows", line) for line in bad]

@@ -11,6 +11,7 @@ from nearfar.cli import main
 from nearfar.data.pairs import read_pairs, write_pairs
 from nearfar.data.tasks import task_from_pairs, write_task
 from nearfar.encoders import StaticEncoder
+from nearfar.types import Pair
 
 import faults
 from tiny import tiny_tokenizer
@@ -114,3 +115,29 @@ def test_a_remedy_names_the_copy_that_was_written_and_an_ending_that_the_file_ha
     assert "cleaned" not in out
     Path("leaky.jsonl").rename("leaky.v1.jsonl")
     assert "nearfar audit leaky.v1.jsonl --fix cleaned.jsonl" in run("audit", "leaky.v1.jsonl")[1]
+
+
+def test_where_nothing_would_be_left_the_findings_are_said_and_then_why_nothing_is_written(run):
+    rows = [Pair(f"question {n} of all", f"question {n} of all") for n in range(5)]
+    write_pairs("same.jsonl", rows)
+    code, out, err = run("audit", "same.jsonl", "--fix", "none.jsonl")
+    assert code == 2
+    assert "query_is_positive: 5 pairs of 5" in out
+    assert "nothing would be left of it (5 rows), so none.jsonl is not written" in err
+    assert not list(Path().glob("none*"))
+    code, out, err = run("audit", "same.jsonl", "--fix", "none.jsonl", "--json")
+    told = json.loads(out)
+    assert (code, told["error"]["kind"]) == (2, "BadInput")
+    assert "query_is_positive" in [finding["code"] for finding in told["findings"]]
+
+
+def test_a_file_with_broken_lines_is_audited_and_exits_with_1(run):
+    lines = Path("clean.jsonl").read_text().splitlines()
+    Path("torn.jsonl").write_text("\n".join([lines[0], lines[1][:20], *lines[2:], "nonsense"]) + "\n")
+    code, out, _ = run("audit", "torn.jsonl", "--fix", "mended.jsonl")
+    assert code == 1
+    assert "CRITICAL  refused_rows: 2 rows of 301 are no pairs" in out
+    assert "torn.jsonl:2" in out
+    assert "torn.jsonl:301" in out
+    assert run("audit", "mended.jsonl")[0] == 0
+    assert len(read_pairs("mended.jsonl").pairs) == 299

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from nearfar.cli import main
+from nearfar.cli.commands import tell_apart
 from nearfar.cli.doctor import EXTRAS
 from nearfar.cli.progress import shown
 from nearfar.data.pairs import write_pairs
@@ -409,3 +410,75 @@ def test_a_recipe_is_run_by_name_and_says_what_it_lacks(run, place, tmp_path):
     )
     assert code in (0, 1), err
     assert "80 texts without queries" in out
+
+
+def test_two_runs_are_compared_by_names_that_tell_them_apart(run, place):
+    for name in ("one", "two"):
+        (place / "many" / name).mkdir(parents=True, exist_ok=True)
+        kept = (place / "run" / ("trained" if name == "one" else "start")).with_suffix(".evaluation.json").read_text()
+        told = json.loads(kept) | {"system": "trained"}
+        (place / "many" / name / "trained.evaluation.json").write_text(json.dumps(told))
+    files = [f"many/{name}/trained.evaluation.json" for name in ("one", "two")]
+    assert "one vs two" in run("compare", *files)[1]
+    assert set(json.loads(run("compare", *files, "--json")[1])["systems"]) == {"one", "two"}
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "names"),
+    [
+        ("r/a/trained.evaluation.json", "r/b/trained.evaluation.json", ("a", "b")),
+        ("/x/a.json", "/y/b.json", ("x/a", "y/b")),
+        ("minilm.json", "minilm", ("minilm.json", "minilm")),
+        ("run/t.json", "t.json", ("run/t.json", "t.json")),
+    ],
+)
+def test_what_tells_two_paths_apart_is_the_parts_that_differ(a, b, names):
+    assert tell_apart(a, b) == names
+
+
+def test_a_run_ends_with_how_to_compare_it(run):
+    code, out, _ = run("train", "pairs.csv", "-o", "again", "--encoder", "model", "--set", "epochs=1")
+    assert code in (0, 1)
+    assert "nearfar compare again/trained.evaluation.json OTHER_RUN/trained.evaluation.json" in out
+
+
+@pytest.mark.parametrize(
+    "command", [["train", "bad.csv", "-o", "none"], ["mine", "bad.csv", "--model", "model", "-o", "none.csv"]]
+)
+def test_rows_that_are_no_pairs_name_the_command_that_leaves_them_out(run, place, command):
+    (place / "bad.csv").write_text("ask,positive\nwhat is it,that it is\nwhy is it,\nwho,\n")
+    code, _, err = run(*command, "--columns", "query=ask")
+    assert code == 2
+    assert "bad.csv:3: 'positive' is empty" in err
+    assert "To leave all 2 such rows out: nearfar audit bad.csv --columns query=ask --fix cleaned.csv" in err
+    assert run("audit", "bad.csv", "--columns", "query=ask", "--fix", "cleaned.csv")[0] == 1
+    assert (place / "cleaned.csv").read_text() == "ask,positive\nwhat is it,that it is\n"
+    (place / "bad.csv").write_text("ask,positive\n,\n")
+    assert "nearfar audit" not in run(*command, "--columns", "query=ask")[2]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")
+@pytest.mark.parametrize(("twice", "said"), [(False, "what was finished is kept"), (True, "stopped at once")])
+def test_a_second_interrupt_ends_without_a_traceback_whenever_it_comes(twice, said):
+    script = f"""
+import atexit, os, signal, sys, time
+import nearfar.cli as cli
+
+def run(given):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+    finally:
+        if {twice}:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+
+cli._run = run
+atexit.register(os.kill, os.getpid(), signal.SIGINT)
+sys.exit(cli.main())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 130
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "KeyboardInterrupt" not in done.stderr

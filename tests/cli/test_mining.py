@@ -119,3 +119,13 @@ def test_a_folder_as_output_is_refused_before_anything_is_encoded(run, tmp_path)
     assert code == 2
     assert "this is a folder. Name the file to write, as in there.jsonl/mined.jsonl" in out + err
     assert not list(tmp_path.glob("*.cache")) + list(tmp_path.glob(".*.cache"))
+
+
+def test_one_pair_is_said_to_be_one(run, tmp_path):
+    write_pairs(tmp_path / "one.jsonl", [Pair("red cat", "blue dog")])
+    (tmp_path / "more.txt").write_text("red river\n")
+    _, out, _ = run("mine", "one.jsonl", "--model", "bm25", "-o", "m.jsonl", "--corpus", "more.txt", "--count", "1")
+    assert "found 1 of 1 negative asked for (100.0 %): 1 pair, 2 documents" in out
+    assert "more.txt: 1 more document\n" in out
+    assert "m.jsonl: 1 pair." in out
+    assert "one.jsonl: 1 pair, query" in out

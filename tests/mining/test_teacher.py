@@ -11,9 +11,10 @@ from test_mine import ANY
 from transformers import BertConfig, BertForSequenceClassification
 from worlds import ENCODER
 
+from nearfar.encoders import load_encoder
+from nearfar.encoders.folder import is_cross_encoder
 from nearfar.errors import BadInput, Damaged
 from nearfar.mining import CrossEncoder, mine
-from nearfar.mining.teacher import is_cross_encoder
 
 from tiny import tiny_pairs, tiny_tokenizer, tiny_transformer
 
@@ -112,3 +113,43 @@ def test_what_is_no_teacher_is_named(tmp_path):
     (empty / "config.json").write_text(json.dumps({"architectures": ["BertForSequenceClassification"]}))
     with pytest.raises(Damaged, match="there is no tokenizer"):
         CrossEncoder(Path(empty))
+
+
+def test_a_folder_with_modules_is_a_cross_encoder_only_where_it_says_so(tmp_path):
+    folder = tiny_cross_encoder(tmp_path / "cross")
+    assert is_cross_encoder(folder)
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": "mean"}))
+    assert not is_cross_encoder(folder)
+    assert load_encoder(folder).dim == 32
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"model_type": "CrossEncoder"}))
+    assert is_cross_encoder(folder)
+
+
+def test_a_cross_encoder_as_an_encoder_is_refused_and_told_what_it_is_for(tmp_path):
+    folder = tiny_cross_encoder(tmp_path / "cross")
+    for name in (folder, f"static:{folder}"):
+        with pytest.raises(BadInput, match=r"this is a cross-encoder .* --teacher .*cross -o"):
+            load_encoder(name)
+
+
+def test_a_file_as_a_model_is_said_to_be_a_file(tmp_path):
+    (tmp_path / "model.safetensors").write_text("")
+    with pytest.raises(BadInput, match="this is a file, and a model is a folder"):
+        mine(tiny_pairs(4), encoder=ENCODER, teacher=tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("open_", [CrossEncoder, load_encoder])
+def test_a_configuration_that_does_not_fit_names_the_first_weight_and_both_shapes(tmp_path, open_):
+    folder = tmp_path / "model"
+    tiny_cross_encoder(folder) if open_ is CrossEncoder else tiny_transformer(folder)
+    told = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**told, "intermediate_size": 48}))
+    said = r"do not fit: (bert\.)?encoder\.layer\.0\.intermediate\.dense\.bias is 64, and config.json makes it 48, and \d+ more"
+    with pytest.raises(Damaged, match=said):
+        open_(folder)

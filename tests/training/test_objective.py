@@ -216,12 +216,10 @@ def test_a_guide_leaves_out_what_it_finds_nearer_and_what_the_pairs_know_stays_l
     [
         (["loss.name=cosent"], {"score": None}, r"1 of 10 pairs have no score .*'q0'.*column 'score'"),
         (["loss.name=contrastive"], {"score": 0.5}, r"'q0' is 0\.5; expected 1 \(alike\) or 0.*cosent"),
-        (["loss.name=triplet"], {"negatives": (), "teacher_scores": ()}, r"1 of 10 pairs have no hard negatives .*'negatives'"),
         (["loss.name=margin_mse"], {"teacher_scores": (), "score": None}, r"no teacher's scores .*loss\.teacher=MODEL"),
         (["loss.name=score_kl"], {"teacher_scores": ()}, r"no teacher's scores .*'teacher_scores'"),
         (["loss.name=gist"], {}, r"needs a guide model.*loss\.guide=MODEL"),
         (["loss.name=info_nce"], {}, r"5 of 10 pairs have score 0 .*would pull them together"),
-        (["loss.also=triplet:1", "loss.name=cosent"], {"negatives": (), "teacher_scores": ()}, "loss triplet: 1 of 10"),
         (["loss.name=debiased", "learn_temperature=true"], {}, "takes a fixed temperature"),
         (["loss.name=triplet", "learn_temperature=true"], {}, "has no temperature"),
     ],
@@ -234,6 +232,47 @@ def test_what_the_pairs_lack_is_named_before_the_first_step(settings, change, sa
     with pytest.raises((BadInput, BadConfig), match=said):
         train(pairs, out=tmp_path / "run", encoder=static(), config=parse_settings(settings))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("also", "where"), [([], "loss.name=triplet"), (["loss.also=triplet:1", "loss.name=cosent"], "loss triplet")]
+)
+def test_a_loss_of_hard_negatives_is_refused_where_no_pair_has_any(also, where, tmp_path):
+    pairs = [p.with_negatives() for p in rich_pairs()]
+    settings = parse_settings(also or ["loss.name=triplet"])
+    with pytest.raises(BadInput, match=rf"{where}: 10 of 10 pairs have no hard negatives .*nearfar mine.*'negatives'"):
+        train(pairs, out=tmp_path / "run", encoder=static(), config=settings)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [["loss.name=margin_mse"], ["loss.name=score_kl"], ["loss.name=triplet"], ["loss.name=cosent", "loss.also=triplet:1"]],
+)
+def test_pairs_without_hard_negatives_are_left_out_and_counted_and_the_weights_are_those_of_the_others(settings, tmp_path):
+    pairs = rich_pairs()
+    bare = [p if i % 3 else p.with_negatives() for i, p in enumerate(pairs)]
+    others = [p for i, p in enumerate(pairs) if i % 3]
+    config = parse_settings(["batch_size=4", "epochs=2", *settings])
+    heard = []
+
+    def hear(_stage, _done, _total, **facts):
+        heard.append(facts.get("note"))
+
+    found = train(bare, out=tmp_path / "run", encoder=static(), config=config, progress=hear)
+    assert [said for said in heard if said][:1] == [
+        "4 of 10 pairs to train on have no hard negatives, and the loss learns from these: left out"
+    ]
+    assert (found.pairs, json.loads((tmp_path / "run" / "run.json").read_text())["without_negatives"]) == (6, 4)
+    alone = train(others, out=tmp_path / "alone", encoder=static(), config=config)
+    assert load_encoder(found.run).fingerprint() == load_encoder(alone.run).fingerprint() != static().fingerprint()
+
+
+def test_pairs_without_hard_negatives_stay_where_their_own_loss_takes_them_from_the_batch(tmp_path):
+    pairs = [replace(p, source="ab"[i % 2], score=None) for i, p in enumerate(rich_pairs() * 2)]
+    bare = [p.with_negatives() if i < 6 else p for i, p in enumerate(pairs)]
+    config = parse_settings(["batch_size=4", "epochs=1", "mixture.losses=b:triplet", "mixture.one_source=true"])
+    assert train(bare, out=tmp_path / "run", encoder=static(), config=config).pairs == 20 - 3
 
 
 def test_scores_that_are_all_equal_are_refused():

@@ -139,6 +139,8 @@ def test_a_pair_for_which_nothing_passes_keeps_what_it_was_given(place):
         (["mining.every=0"], "mining.every=0: expected 1 or more"),
         (["mining.count=0"], "mining.count=0: expected 1 or more"),
         (["mining.below_positive=2"], r"mining.below_positive=2.0: expected a share"),
+        (["mining.every=8"], r"mining.every=8: the run has 8 steps .*before anything is mined.*--remine 2.*epochs=4"),
+        (["mining.every=9", "batch_size=64", "epochs=1"], r"1 step \(64 pairs.*before anything is mined. Train longer"),
         (["loss.name=margin_mse"], "margin_mse learns a teacher's scores"),
     ],
 )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from nearfar.auditing.material import EXAMPLES, Material, counted
-from nearfar.data.text import normalize, shorten
+from nearfar.auditing.material import EXAMPLES, Material
+from nearfar.data.text import agree, counted, normalize, shorten
 from nearfar.types import Evidence, Finding
 
 MANY = 10
 """A passage that answers at least so many different queries is called a hub."""
+LABELS = 0.9
+"""Where so large a share of the pairs is of hubs, the positives are labels."""
 HUBS_MATTER = 0.25
 """From this share of the pairs on, hubs decide what is learned."""
 SAME_MATTERS = 0.01
@@ -42,16 +44,23 @@ def _hubs(material: Material) -> list[Finding]:
         )
         for hub in order
     )
+    labels = share >= LABELS
+    remedy = "Where the passage says nothing of its own about a query, drop the pair; training keeps the same passage out of its own negatives."
+    if labels:
+        remedy = (
+            "The positives look like labels. That is sound: training keeps a label out of its own negatives. To tell the texts of a label from those of "
+            "others, too, pair two texts of one label each time, with the label as `group`."
+        )
     return [
         Finding(
             "hub_positives",
             "data",
-            "warning" if share >= HUBS_MATTER else "info",
-            f"{counted(len(hubs), 'passage')} with {MANY} different queries or more each, {len(rows):,} pairs ({share:.1%}) in all.",
+            "warning" if share >= HUBS_MATTER and not labels else "info",
+            f"{counted(len(hubs), 'passage')} with {MANY} different queries or more each, {counted(len(rows), 'pair')} ({share:.1%}) in all.",
             len(rows),
             len(material),
             share,
-            "Where the passage says nothing of its own about a query, drop the pair; training keeps the same passage out of its own negatives.",
+            remedy,
             examples=examples,
         )
     ]
@@ -82,7 +91,7 @@ def _several(material: Material) -> list[Finding]:
             "several_answers",
             "data",
             "info",
-            f"{counted(len(many), 'query')} of {len(answers):,} ({share:.1%}) have several positives that are no copies of each other.",
+            f"{counted(len(many), 'query')} of {len(answers):,} ({share:.1%}) {agree(len(many), 'have')} several positives that are no copies of each other.",
             len(many),
             len(answers),
             share,
@@ -102,7 +111,7 @@ def _same(material: Material) -> list[Finding]:
             "query_is_positive",
             "data",
             "warning" if share >= SAME_MATTERS else "info",
-            f"{counted(len(rows), 'pair')} of {len(material):,} ({share:.1%}) have the same text on both sides: there is nothing to learn from them.",
+            f"{counted(len(rows), 'pair')} of {len(material):,} ({share:.1%}) {agree(len(rows), 'have')} the same text on both sides: there is nothing to learn from that.",
             len(rows),
             len(material),
             share,

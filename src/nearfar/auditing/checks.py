@@ -12,11 +12,12 @@ from nearfar.auditing.duplicates import check_duplicates
 from nearfar.auditing.languages import check_languages, check_sources
 from nearfar.auditing.leakage import check_leakage
 from nearfar.auditing.matching import check_matching
-from nearfar.auditing.material import Material, counted
+from nearfar.auditing.material import Material
 from nearfar.auditing.negatives import check_negatives
 from nearfar.auditing.scores import check_scores
 from nearfar.auditing.swapped import check_swapped
 from nearfar.auditing.texts import check_texts
+from nearfar.data.text import counted
 from nearfar.errors import BadInput
 from nearfar.types import Encoder, Finding, Pair, Progress, Task, silent
 

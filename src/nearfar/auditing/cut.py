@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nearfar.auditing.material import Material, counted
+from nearfar.auditing.material import Material
+from nearfar.data.text import agree, counted
 from nearfar.metrics import share_interval
 from nearfar.types import Finding
 
@@ -154,7 +155,7 @@ def _beyond_model(material: Material) -> list[Finding]:
             "cut_by_model",
             "model",
             "warning" if harm else "info",
-            f"{counted(len(long), 'document')} of {len(documents):,} ({share:.1%}) are longer than {by}: the rest is not read.{told}",
+            f"{counted(len(long), 'document')} of {len(documents):,} ({share:.1%}) {agree(len(long), 'are')} longer than {by}: the rest is not read.{told}",
             len(long),
             len(documents),
             share,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from nearfar.auditing.material import EXAMPLES, Material, counted
-from nearfar.data.text import shorten
+from nearfar.auditing.material import EXAMPLES, Material
+from nearfar.data.text import agree, counted, shorten
 from nearfar.types import Evidence, Finding
 
 COPIES_MATTER = 0.01
@@ -38,7 +38,7 @@ def check_duplicates(material: Material) -> list[Finding]:
                 "duplicate_pairs",
                 "data",
                 "warning" if share >= COPIES_MATTER else "info",
-                f"{counted(len(rows), 'pair')} of {len(material):,} ({share:.1%}) were there before, word for word: they count more than once.",
+                f"{counted(len(rows), 'pair')} of {len(material):,} ({share:.1%}) {agree(len(rows), 'were')} there before, word for word: such pairs count more than once.",
                 len(rows),
                 len(material),
                 share,
@@ -76,7 +76,7 @@ def _near(
             code,
             "data",
             "warning" if share >= NEAR_MATTERS else "info",
-            f"{counted(copies, f'distinct {what}')} of {len(groups):,} ({share:.1%}) nearly repeat another (80 % of their word pairs or more).",
+            f"{counted(copies, f'distinct {what}')} of {len(groups):,} ({share:.1%}) nearly {agree(copies, 'repeat')} another (80 % of their word pairs or more).",
             copies,
             len(groups),
             share,

@@ -22,6 +22,7 @@ from nearfar.auditing.swapped import swapped_rows
 from nearfar.auditing.texts import near_empty_rows
 from nearfar.data.formats import Row, read_table, suffix_of, write_csv
 from nearfar.data.pairs import drop_negatives
+from nearfar.data.text import counted
 from nearfar.errors import BadInput
 from nearfar.files import atomic_file, write_atomic
 
@@ -81,7 +82,8 @@ def fix(material: Material, source: Path | str, out: Path | str, *, columns: Map
     for number in np.flatnonzero(planted(material)):
         row = int(material.owners[number])
         wrong.setdefault(material.where[row], set()).add(int(number - firsts[row]))
-    table = read_table(source)
+    broken: list[BadInput] = []
+    table = read_table(source, broken)
     rows = list(table.rows)
     kept: list[Row] = []
     listed: list[dict[str, Any]] = []
@@ -99,8 +101,15 @@ def fix(material: Material, source: Path | str, out: Path | str, *, columns: Map
         kept.append(Row(row.where, changed))
     if not kept:
         raise BadInput(
-            f"{source}: nothing would be left of it ({len(rows):,} rows). Look at the findings first: nearfar audit {source}"
+            f"{source}: nothing would be left of it ({counted(len(rows) + len(broken), 'row')}), so {out} is not written. The findings say why."
         )
+    if broken:
+        there, lines = {row.where for row in rows}, _lines(source)
+        for refused in material.refused:
+            if refused.where not in there:
+                text = lines[int(refused.where.rpartition(":")[2]) - 1]
+                listed.append({"where": refused.where, "reason": "refused_rows", "row": text})
+        listed.sort(key=lambda item: int(item["where"].rpartition(":")[2]))
     removed = out.with_name(f"{out.name}.removed.jsonl")
     with atomic_file(removed, "w") as handle:
         handle.writelines(json.dumps(item, ensure_ascii=False, default=str) + "\n" for item in listed)
@@ -109,6 +118,12 @@ def fix(material: Material, source: Path | str, out: Path | str, *, columns: Map
     for item in listed:
         reasons[item["reason"]] = reasons.get(item["reason"], 0) + 1
     return Fixed(out, removed, len(kept), reasons)
+
+
+def _lines(source: Path) -> list[str]:
+    """The lines of a file of text, as they are."""
+    data = source.read_bytes()
+    return (gzip.decompress(data) if source.name.lower().endswith(".gz") else data).decode("utf-8-sig").split("\n")
 
 
 def _write(source: Path, out: Path, columns: Sequence[str], kept: Sequence[Row], changed: set[str]) -> None:
@@ -125,8 +140,7 @@ def _write(source: Path, out: Path, columns: Sequence[str], kept: Sequence[Row],
         write_atomic(out, lambda temporary: pq.write_table(result, temporary))
         return
     if suffix.startswith(".jsonl"):
-        data = source.read_bytes()
-        lines = (gzip.decompress(data) if suffix.endswith(".gz") else data).decode("utf-8-sig").split("\n")
+        lines = _lines(source)
         text = "".join(
             (
                 json.dumps(row.values, ensure_ascii=False)

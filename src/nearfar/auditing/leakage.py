@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nearfar.auditing.material import Material, counted
+from nearfar.auditing.material import Material
 from nearfar.data.near_duplicates import near_twins
-from nearfar.data.text import normalize, shorten
+from nearfar.data.text import agree, counted, normalize, shorten
 from nearfar.metrics import share_interval
 from nearfar.types import Evidence, Finding, Severity, Task
 
@@ -120,6 +120,7 @@ def check_leakage(material: Material) -> list[Finding]:
         queries = set(rows.values())
         if not queries:
             continue
+        verb, _, rest = what.partition(" ")
         share = share_interval(len(queries), len(task.queries))
         severity: Severity = harm
         if severity == "warning" and share.low < FLOOR:
@@ -129,7 +130,7 @@ def check_leakage(material: Material) -> list[Finding]:
                 code,
                 "workflow",
                 severity,
-                f"{counted(len(queries), 'query')} of the task's {len(task.queries):,} ({share.mean:.1%}) {what}",
+                f"{counted(len(queries), 'query')} of the task's {len(task.queries):,} ({share.mean:.1%}) {agree(len(queries), verb)} {rest}",
                 len(queries),
                 len(task.queries),
                 share.mean,
@@ -163,7 +164,7 @@ def _shared_documents(material: Material, task: Task) -> list[Finding]:
             "shared_documents",
             "workflow",
             "info",
-            f"{counted(len(shared), 'document')} of the task's {len(task.corpus):,} ({share:.1%}) are also in the pairs. "
+            f"{counted(len(shared), 'document')} of the task's {len(task.corpus):,} ({share:.1%}) {agree(len(shared), 'are')} also in the pairs. "
             "That is normal where both come from one collection; their own queries must not be in both.",
             len(shared),
             len(task.corpus),

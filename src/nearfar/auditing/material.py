@@ -166,14 +166,6 @@ class Material:
         return f"{self.command()} --fix {quote(self.copy or f'cleaned{ending}')}"
 
 
-def counted(number: int, what: str) -> str:
-    """`1 pair`, `1,200 pairs`."""
-    plural = {"query": "queries", "copy": "copies"}.get(what.rpartition(" ")[2])
-    if number == 1:
-        return f"1 {what}"
-    return f"{number:,} {what[: -len(what.rpartition(' ')[2])]}{plural}" if plural else f"{number:,} {what}s"
-
-
 def severity_of(low: float, floor: float, many: float) -> Severity:
     """How bad a share is whose lower bound is `low`: a warning from `floor` on, critical from `many` on."""
     return "critical" if low >= many else "warning" if low >= floor else "info"

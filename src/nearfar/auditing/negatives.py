@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from nearfar.auditing.material import Material, counted, severity_of
+from nearfar.auditing.material import Material, severity_of
 from nearfar.data.near_duplicates import are_near
-from nearfar.data.text import shorten
+from nearfar.data.text import agree, counted, shorten
 from nearfar.metrics import share_interval
 from nearfar.types import Evidence, Finding
 
@@ -63,8 +63,8 @@ def _planted(material: Material) -> list[Finding]:
             "planted_positives",
             "data",
             severity,
-            f"{counted(len(wrong), 'hard negative')} of {len(material.negatives):,} ({share.mean:.1%} [{share.low:.1%}, {share.high:.1%}]) are positives of "
-            "their query elsewhere in the file, or near copies of one: training pushes right answers away.",
+            f"{counted(len(wrong), 'hard negative')} of {len(material.negatives):,} ({share.mean:.1%} [{share.low:.1%}, {share.high:.1%}]) {agree(len(wrong), 'are')} right for "
+            "the query elsewhere in the file, as a positive or nearly: training pushes right answers away.",
             len(wrong),
             len(material.negatives),
             share.mean,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,4 +22,5 @@ def read_leniently(path: Path | str, *, columns: Mapping[str, str] | None = None
             row, _, why = why.partition(": ")
             where = f"{where}: {row}"
         refused.append(Refused(where, why))
+    refused.sort(key=lambda one: int(re.split(r"[: ]", one.where)[-1]))
     return Material(file.pairs, file.where, str(path), refused=refused, understood=file.understood)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from nearfar.auditing.material import Material, counted
+from nearfar.auditing.material import Material
+from nearfar.data.text import agree, counted
 from nearfar.types import Evidence, Finding
 
 APART = 0.25
@@ -55,7 +56,7 @@ def _conflicts(material: Material, rows: list[int], values: np.ndarray) -> list[
             "conflicting_scores",
             "data",
             "warning" if share >= NOISY else "info",
-            f"{counted(len(apart), 'pair')} of texts ({share:.1%}) are scored twice, more than {APART:.0%} of the range apart.",
+            f"{counted(len(apart), 'pair')} of texts ({share:.1%}) {agree(len(apart), 'are')} scored twice, more than {APART:.0%} of the range apart.",
             len(apart),
             len(by_texts),
             share,

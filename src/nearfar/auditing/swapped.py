@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from nearfar.auditing.material import Material, counted, severity_of
+from nearfar.auditing.material import Material, severity_of
+from nearfar.data.text import agree, counted
 from nearfar.metrics import share_interval
 from nearfar.types import Finding
 
@@ -107,7 +108,7 @@ def check_swapped(material: Material) -> list[Finding]:
             "swapped_columns",
             "data",
             severity,
-            f"about {share.mean:.1%} [{share.low:.1%}, {share.high:.1%}] of the pairs ({counted(len(rows), 'row')}) look the other way round: "
+            f"about {share.mean:.1%} [{share.low:.1%}, {share.high:.1%}] of the pairs ({counted(len(rows), 'row')}) {agree(len(rows), 'look')} the other way round: "
             "the query is built as positives are here, and the positive as queries.",
             len(rows),
             len(material),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from nearfar.auditing.material import EXAMPLES, Material, counted
-from nearfar.data.text import shorten
+from nearfar.auditing.material import EXAMPLES, Material
+from nearfar.data.text import agree, counted, shorten
 from nearfar.types import Evidence, Finding
 
 _SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+")
@@ -17,6 +17,8 @@ SHORT = 3
 """A text of fewer letters or digits than this says next to nothing."""
 REPEATED = 0.1
 """A sentence in so large a share of the distinct documents is boilerplate."""
+NAMED = 20
+"""Rows that are no pairs are named, each with its line, up to so many."""
 WORDS = 6
 """Shorter sentences repeat by chance."""
 MATTERS = 0.5
@@ -33,17 +35,19 @@ def _refused(material: Material) -> list[Finding]:
         return []
     total = len(material) + len(material.refused)
     count = len(material.refused)
+    more = f" The first {NAMED} are named." if count > NAMED else ""
     return [
         Finding(
             "refused_rows",
             "data",
             "critical",
-            f"{counted(count, 'row')} of {total:,} are no pairs (a text is empty or missing, a number is none): training refuses the file.",
+            f"{counted(count, 'row')} of {total:,} {'is no pair' if count == 1 else 'are no pairs'} (the line is broken, a text is empty or missing, a number is "
+            f"none): training refuses the file.{more}",
             count,
             total,
             count / total,
             material.fix(),
-            examples=tuple(Evidence(where, why) for where, why in material.refused[:EXAMPLES]),
+            examples=tuple(Evidence(where, why) for where, why in material.refused[:NAMED]),
         )
     ]
 
@@ -67,7 +71,7 @@ def _near_empty(material: Material) -> list[Finding]:
             "near_empty",
             "data",
             "warning" if share >= 0.01 else "info",
-            f"{counted(len(rows), 'pair')} of {len(material):,} ({share:.1%}) have a text of fewer than {SHORT} letters.",
+            f"{counted(len(rows), 'pair')} of {len(material):,} ({share:.1%}) {agree(len(rows), 'have')} a text of fewer than {SHORT} letters.",
             len(rows),
             len(material),
             share,
@@ -98,7 +102,7 @@ def _boilerplate(material: Material) -> list[Finding]:
             "boilerplate",
             "data",
             "warning" if share >= MATTERS else "info",
-            f"{counted(len(concerned), 'document')} of {len(documents):,} ({share:.1%}) hold a sentence that stands in {REPEATED:.0%} of them or more.",
+            f"{counted(len(concerned), 'document')} of {len(documents):,} ({share:.1%}) {agree(len(concerned), 'hold')} a sentence that stands in {REPEATED:.0%} of them or more.",
             len(concerned),
             len(documents),
             share,

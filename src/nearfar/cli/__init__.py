@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # typer brings its own copy of click, or uses the installed one, by its version
     wrong_usage: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
     try:
-        with _terminable():
+        with _terminable(is_own=arguments is None):
             return _run(given)
     except typer.Exit as stop:
         return int(stop.exit_code)
@@ -39,10 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except Interrupted as stop:
         _say_error(given, "Interrupted", str(stop))
+        _deafen(is_own=arguments is None)
         return stop.exit_code
     except (typer.Abort, KeyboardInterrupt, EOFError):
         on = " Go on with the same command and --resume." if given[:1] == ["train"] else ""
         _say_error(given, "Interrupted", f"interrupted; what was finished is kept.{on}")
+        _deafen(is_own=arguments is None)
         return 130
     except BrokenPipeError:
         # whoever read has had enough (`nearfar search ... | head`); python would complain once more while closing
@@ -68,8 +70,11 @@ def _run(given: Sequence[str]) -> int:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends the command as Ctrl-C does, with a sentence and a code, also where no step is being taken."""
+def _terminable(*, is_own: bool) -> Iterator[None]:
+    """SIGTERM ends the command as Ctrl-C does, with a sentence and a code, also where no step is being taken.
+
+    Where the process is the command's own, a second Ctrl-C ends it at once: a traceback out of whatever was being put in order helps nobody.
+    """
     from nearfar.errors import Interrupted
 
     main_thread = threading.current_thread() is threading.main_thread()
@@ -80,11 +85,27 @@ def _terminable() -> Iterator[None]:
     def end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - what signal calls
         raise Interrupted("stopped by SIGTERM; what was finished is kept.", number)
 
+    def at_once(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        os.write(2, b"nearfar: interrupted once more; stopped at once.\n")
+        os._exit(128 + number)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        signal.signal(signal.SIGINT, at_once)
+        raise KeyboardInterrupt
+
+    if is_own and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
     signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _deafen(*, is_own: bool) -> None:
+    """Nothing is left that an interrupt could stop but the interpreter's own end, which would show a traceback."""
+    if is_own and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _say_error(given: Sequence[str], kind: str, message: str) -> None:

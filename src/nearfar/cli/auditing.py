@@ -10,6 +10,9 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
+from nearfar.data.text import agree, counted
+from nearfar.errors import BadInput
+
 if TYPE_CHECKING:
     from nearfar.auditing import Audit, Material
     from nearfar.auditing.fixing import Fixed
@@ -32,7 +35,7 @@ class Given:
 
 
 def audit(given: Given, *, fix: Path | None, out: Path | None, as_json: bool) -> int:
-    """`nearfar audit PAIRS`: exit 1 where a finding is critical."""
+    """`nearfar audit PAIRS`: exit 1 where a finding is critical, 2 where the copy is refused; the findings are said all the same."""
     from nearfar.auditing import audit_material
     from nearfar.cli.progress import shown
     from nearfar.files import write_json
@@ -40,10 +43,12 @@ def audit(given: Given, *, fix: Path | None, out: Path | None, as_json: bool) ->
     with shown() as progress:
         material = replace(_material(given, progress, as_json), copy=str(fix or ""))
         found = audit_material(material)
-        fixed = _fix(given, material, fix) if fix else None
+        fixed, refusal = _fix(given, material, fix) if fix else (None, None)
     told: dict[str, Any] = {"pairs": str(given.pairs), **found.to_json()}
     if fixed:
         told["fixed"] = {**fixed._asdict(), "path": str(fixed.path), "removed": str(fixed.removed)}
+    if refusal:
+        told["error"] = {"kind": type(refusal).__name__, "message": str(refusal)}
     if out:
         write_json(out, told)
     if as_json:
@@ -52,6 +57,9 @@ def audit(given: Given, *, fix: Path | None, out: Path | None, as_json: bool) ->
         print(_page(found))
         if fixed:
             print("\n" + _tell_fixed(fixed, given.columns))
+    if refusal:
+        print(f"nearfar: {refusal}", file=sys.stderr)
+        return refusal.exit_code
     return 1 if any(finding.severity == "critical" for finding in found.findings) else 0
 
 
@@ -66,7 +74,7 @@ def review(given: Given, *, count: int, as_json: bool) -> int:
         sample = sample_candidates(material, count)
     path = given.pairs.with_name(f"{given.pairs.name}.review.jsonl")
     print(
-        f"{len(sample.candidates)} candidates. Would this document be a right answer too? y yes, n no, s skip, q quit; answers are kept in {path}.",
+        f"{counted(len(sample.candidates), 'candidate')}. Would this document be a right answer too? y yes, n no, s skip, q quit; answers are kept in {path}.",
         file=sys.stderr,
     )
     answers = ask_all(sample, path, _ask)
@@ -78,7 +86,9 @@ def review(given: Given, *, count: int, as_json: bool) -> int:
         return 0
     print("\n" + (_paragraph(finding) if finding else "no answers yet: nothing to estimate."))
     if left:
-        print(f"\n{left} of {len(sample.candidates)} are still to be answered: the same command goes on there.")
+        print(
+            f"\n{left} of {len(sample.candidates)} {agree(left, 'are')} still to be answered: the same command goes on there."
+        )
     return 0
 
 
@@ -119,11 +129,15 @@ def _material(given: Given, progress: Progress, as_json: bool) -> Material:
     return replace(material, columns=given.columns or "", seed=given.seed, progress=progress)
 
 
-def _fix(given: Given, material: Material, out: Path) -> Fixed:
+def _fix(given: Given, material: Material, out: Path) -> tuple[Fixed | None, BadInput | None]:
+    """The cleaned copy, or why there is none."""
     from nearfar.auditing.fixing import fix
     from nearfar.cli.commands import parse_columns
 
-    return fix(material, given.pairs, out, columns=parse_columns(given.columns))
+    try:
+        return fix(material, given.pairs, out, columns=parse_columns(given.columns)), None
+    except BadInput as refusal:
+        return None, refusal
 
 
 def _page(found: Audit) -> str:
@@ -154,8 +168,9 @@ def _wrapped(text: str, indent: str) -> str:
 
 def _tell_fixed(fixed: Fixed, columns: str | None) -> str:
     if not fixed.reasons:
-        return f"{fixed.path}: {fixed.kept:,} rows, none removed."
+        return f"{fixed.path}: {counted(fixed.kept, 'row')}, none removed."
     told = ", ".join(f"{count:,} {reason}" for reason, count in fixed.reasons.items())
-    return f"{fixed.path}: {fixed.kept:,} rows kept. Removed: {told}; {fixed.removed} has each with its line and reason.\n" + (
-        f"Next: nearfar train {quote(str(fixed.path))}{f' --columns {quote(columns)}' if columns else ''} -o RUN"
+    return (
+        f"{fixed.path}: {counted(fixed.kept, 'row')} kept. Removed: {told}; {fixed.removed} has each with its line and reason.\n"
+        + (f"Next: nearfar train {quote(str(fixed.path))}{f' --columns {quote(columns)}' if columns else ''} -o RUN")
     )

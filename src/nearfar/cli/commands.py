@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -159,6 +159,9 @@ def _tell_run(out: Path, result: RunResult, *, as_json: bool) -> None:
     print("\n" + tell_result(result))
     print(f"\nThe run is in {out}: model/, report.html, metrics.json. The weights are those of step {result.best_step:,}.")
     print(f"Next: nearfar index {quote(str(out))} CORPUS -o INDEX, then nearfar search INDEX 'your query'")
+    if result.trained is not None:
+        kept = quote(str(out / "trained.evaluation.json"))
+        print(f"Against another run, judged on the same queries: nearfar compare {kept} OTHER_RUN/trained.evaluation.json")
 
 
 def evaluate(
@@ -193,6 +196,9 @@ def compare(a: str, b: str, task: Path | None, *, metric: str, split: str | None
     found = _task(task, split, talk) if task else None
     with shown() as progress:
         first, second = (_kept_or_run(name, found, metric, progress) for name in (a, b))
+    if first.system == second.system:  # of two runs: both are "trained"
+        names = tell_apart(a, b)
+        first, second = replace(first, system=names[0]), replace(second, system=names[1])
     result = compare_evaluations(first, second, metric)
     if as_json:
         systems = {first.system: first.summary(), second.system: second.summary()}
@@ -200,6 +206,19 @@ def compare(a: str, b: str, task: Path | None, *, metric: str, split: str | None
     else:
         print(score_table([first, second], [result]))
     return 1 if result.verdict == "worse" else 0
+
+
+def tell_apart(a: str, b: str) -> tuple[str, str]:
+    """Short names for two systems of one name, by where they lie: the parts of their paths that differ.
+
+    runs/a/trained.evaluation.json and runs/b/trained.evaluation.json are a and b.
+    """
+    ours, theirs = (list(Path(name.removesuffix(".json").removesuffix(".evaluation")).parts) for name in (a, b))
+    while ours and theirs and ours[0] == theirs[0]:
+        del ours[0], theirs[0]
+    while ours and theirs and ours[-1] == theirs[-1]:
+        del ours[-1], theirs[-1]
+    return (str(Path(*ours)), str(Path(*theirs))) if ours and theirs else (a, b)
 
 
 def encode(model: str, texts: Path, out: Path, *, role: str, precision: str, as_json: bool) -> int:

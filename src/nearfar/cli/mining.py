@@ -11,7 +11,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from nearfar.cli.commands import parse_columns
-from nearfar.data.text import shorten
+from nearfar.data.text import agree, counted, shorten
 from nearfar.errors import BadConfig, BadInput
 
 if TYPE_CHECKING:
@@ -41,8 +41,9 @@ class MineOptions:
 def mine(pairs: Path, model: str, out: Path, options: MineOptions, *, as_json: bool) -> int:
     """`nearfar mine`: exit 1 where not a single negative was found (the file is written all the same)."""
     from nearfar.cli.progress import shown
+    from nearfar.cli.rows import read_pairs_strictly
     from nearfar.data.formats import suffix_of
-    from nearfar.data.pairs import read_pairs, write_pairs
+    from nearfar.data.pairs import write_pairs
     from nearfar.mining import mine as run_mining
 
     suffix_of(out)
@@ -52,11 +53,11 @@ def mine(pairs: Path, model: str, out: Path, options: MineOptions, *, as_json: b
         raise BadInput(f"{out}: this is a folder. Name the file to write, as in {out / 'mined.jsonl'}.")
     talk = sys.stderr if as_json else sys.stdout
     rule = _rule(options, model)
-    file = read_pairs(pairs, columns=parse_columns(options.columns))
+    file = read_pairs_strictly(pairs, columns=parse_columns(options.columns))
     print(file.understood, file=talk, flush=True)
     corpus = _corpus(options.corpus)
     if options.corpus:
-        print(f"{options.corpus.name}: {len(corpus):,} more documents", file=talk, flush=True)
+        print(f"{options.corpus.name}: {counted(len(corpus), 'more document')}", file=talk, flush=True)
     cache = _cache(options.cache, out)
     with shown() as progress:
         found = run_mining(
@@ -77,7 +78,7 @@ def mine(pairs: Path, model: str, out: Path, options: MineOptions, *, as_json: b
         print(json.dumps(found.summary.to_json() | told, ensure_ascii=False), flush=True)
     else:
         print("\n" + tell(found.summary))
-        print(f"\n{out}: {len(found.pairs):,} pairs. " + (f"Vectors and lists are kept in {cache}." if cache else ""))
+        print(f"\n{out}: {counted(len(found.pairs), 'pair')}. " + (f"Vectors and lists are kept in {cache}." if cache else ""))
         print(f"Next: nearfar train {quote(str(out))} -o RUN, or the same command with another rule: it takes seconds now.")
     return 0 if found.summary.total[1] else 1
 
@@ -88,18 +89,18 @@ def tell(summary: Summary) -> str:
 
     asked, found = summary.total
     lines = [
-        f"found {found:,} of {asked:,} negatives asked for ({_percent(found, asked)}): {summary.pairs:,} pairs, "
-        f"{summary.documents:,} documents",
-        f"  all of {summary.rule.count} for {summary.full:,} pairs, none at all for {summary.without:,}",
+        f"found {found:,} of {counted(asked, 'negative')} asked for ({_percent(found, asked)}): {counted(summary.pairs, 'pair')}, "
+        f"{counted(summary.documents, 'document')}",
+        f"  all of {summary.rule.count} for {counted(summary.full, 'pair')}, none at all for {summary.without:,}",
     ]
     if len(summary.asked) > 1:
         lines += [f"  {name:<14} {summary.found[name]:,} of {summary.asked[name]:,}" for name in summary.asked]
     if summary.kept:
-        lines.append(f"  {summary.kept:,} that were there are kept")
+        lines.append(f"  {summary.kept:,} that {agree(summary.kept, 'were')} there {agree(summary.kept, 'are')} kept")
     if summary.first:
         lines += ["the first of them", *_shown(summary.first)]
     if summary.dropped:
-        lines.append(f"dropped, of the first {summary.rule.depth} documents that each search found for a query")
+        lines.append(f"dropped, of the first {counted(summary.rule.depth, 'document')} that each search found for a query")
     for reason, count in sorted(summary.dropped.items(), key=lambda item: list(MEANINGS).index(item[0])):
         value = getattr(summary.rule, "teacher_below" if reason == "teacher" else reason, None)
         rule = reason if value is None else f"{reason} {value:g}"

@@ -42,8 +42,7 @@ def read_material(
     With `texts`, a .txt (a text a line) and a corpus .jsonl (`_id`, `text`) are texts without queries. Raises `BadInput` as `read_pairs`, and
     for two files of one name.
     """
-    from nearfar.cli.rows import read_texts
-    from nearfar.data.pairs import read_pairs
+    from nearfar.cli.rows import read_pairs_strictly, read_texts
 
     names = {path: path.name.partition(".")[0] for path in paths}
     twice = [name for name, count in Counter(names.values()).items() if count > 1]
@@ -58,7 +57,7 @@ def read_material(
             talk(f"{path.name}: {len(found):,} texts without queries")
             given.texts += found
             continue
-        file = read_pairs(path, columns=columns, allow_swapped=allow_swapped)
+        file = read_pairs_strictly(path, columns=columns, allow_swapped=allow_swapped)
         talk(file.understood)
         given.pairs += [replace(p, source=p.source or names[path]) for p in file.pairs] if len(paths) > 1 else file.pairs
         given.where += file.where

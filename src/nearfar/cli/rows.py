@@ -1,15 +1,37 @@
-"""Texts in and rows out, for `nearfar encode`."""
+"""Pairs and texts in, rows out, as commands read and write them."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 
+from nearfar.data.pairs import PairFile, read_pairs
 from nearfar.data.tasks import read_corpus
 from nearfar.errors import BadInput
 from nearfar.files import atomic_file, write_atomic
+
+
+def read_pairs_strictly(path: Path, *, columns: Mapping[str, str] | None = None, allow_swapped: bool = False) -> PairFile:
+    """As `read_pairs`; where rows are no pairs, its error says how many there are and the command that names them all and leaves them out."""
+    try:
+        return read_pairs(path, columns=columns, allow_swapped=allow_swapped)
+    except BadInput as error:
+        refused: list[BadInput] = []
+        try:
+            read_pairs(path, columns=columns, allow_swapped=True, refused=refused)
+        except BadInput:
+            raise error from None  # nothing in it can be read: the audit would say no more
+        if not refused or path.is_dir():
+            raise
+        told = ",".join(f"{ours}={theirs}" for ours, theirs in (columns or {}).items())
+        mapped = f" --columns {quote(told)}" if told else ""
+        them = "it" if len(refused) == 1 else f"all {len(refused):,} such rows"
+        copy = f"cleaned{''.join(path.suffixes)}"
+        raise BadInput(f"{error} To leave {them} out: nearfar audit {quote(str(path))}{mapped} --fix {quote(copy)}") from None
 
 
 def read_texts(path: Path) -> dict[str, str]:

@@ -44,8 +44,11 @@ def suffix_of(path: Path) -> str:
     )
 
 
-def read_table(path: Path) -> Table:
-    """Open a table. Raises `BadInput` for a missing, empty, torn or undecodable file and for a folder that is no `datasets` folder."""
+def read_table(path: Path, refused: list[BadInput] | None = None) -> Table:
+    """Open a table. Raises `BadInput` for a missing, empty, torn or undecodable file and for a folder that is no `datasets` folder.
+
+    A line of JSONL that is no object, and a row of CSV or TSV with other than the header's fields, end the reading; where `refused` is given they go there.
+    """
     if not path.exists():
         raise BadInput(f"{path}: no such file. Check the path (relative paths start at {Path.cwd()}).")
     if path.is_dir():
@@ -58,7 +61,9 @@ def read_table(path: Path) -> Table:
     text = _decode(path, suffix)
     if not text.strip():
         raise BadInput(f"{path}:1: the file holds only white space. Expected a row per pair.")
-    return _read_jsonl(path, text) if suffix.startswith(".jsonl") else _read_csv(path, text, "\t" if suffix == ".tsv" else ",")
+    if suffix.startswith(".jsonl"):
+        return _read_jsonl(path, text, refused)
+    return _read_csv(path, text, "\t" if suffix == ".tsv" else ",", refused)
 
 
 def _decode(path: Path, suffix: str) -> str:
@@ -88,34 +93,43 @@ def _decode(path: Path, suffix: str) -> str:
     return text
 
 
-def _read_jsonl(path: Path, text: str) -> Table:
-    def rows() -> Iterator[Row]:
+def _read_jsonl(path: Path, text: str, refused: list[BadInput] | None) -> Table:
+    def rows(told: list[BadInput] | None) -> Iterator[Row]:
         for number, line in enumerate(text.split("\n"), 1):
             if not line.strip():
                 continue
             where = f"{path}:{number}"
             try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise BadInput(
-                    f"{where}: not a JSON object ({error.msg} at column {error.colno}). One object per line is expected."
-                ) from error
-            except (ValueError, RecursionError) as error:
-                raise BadInput(
-                    f"{where}: JSON that cannot be read ({error}). One object of texts and numbers is expected."
-                ) from error
-            if not isinstance(record, dict):
-                raise BadInput(
-                    f'{where}: expected a JSON object, found {type(record).__name__}. Write {{"query": ..., "positive": ...}}.'
-                )
-            if "\\ud" in line or "\\uD" in line:
-                refuse_halves(where, record)
-            yield Row(where, record)
+                record = _json_record(where, line)
+            except BadInput as error:
+                if told is None:
+                    raise
+                told.append(error)
+            else:
+                yield Row(where, record)
 
     names: dict[str, None] = {}
-    for row in rows():  # columns of JSONL may vary by row: all names are known before the first row is understood
+    for row in rows(refused):  # columns of JSONL may vary by row: all names are known before the first row is understood
         names.update(dict.fromkeys(row.values))
-    return Table(list(names), rows())
+    return Table(list(names), rows(None if refused is None else []))
+
+
+def _json_record(where: str, line: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise BadInput(
+            f"{where}: not a JSON object ({error.msg} at column {error.colno}). One object per line is expected."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{where}: JSON that cannot be read ({error}). One object of texts and numbers is expected.") from error
+    if not isinstance(record, dict):
+        raise BadInput(
+            f'{where}: expected a JSON object, found {type(record).__name__}. Write {{"query": ..., "positive": ...}}.'
+        )
+    if "\\ud" in line or "\\uD" in line:
+        refuse_halves(where, record)
+    return record
 
 
 def refuse_halves(where: str, value: Any) -> None:
@@ -137,7 +151,7 @@ def refuse_halves(where: str, value: Any) -> None:
             refuse_halves(where, each)
 
 
-def _read_csv(path: Path, text: str, delimiter: str) -> Table:
+def _read_csv(path: Path, text: str, delimiter: str, refused: list[BadInput] | None) -> Table:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header = next(_csv_records(path, reader))[1]
     header = [name.strip() for name in header]
@@ -151,10 +165,14 @@ def _read_csv(path: Path, text: str, delimiter: str) -> Table:
                 continue
             where = f"{path}:{line}"
             if len(fields) != len(header):
-                raise BadInput(
+                error = BadInput(
                     f"{where}: {len(fields)} fields, but the header has {len(header)} ({', '.join(header)}). "
                     "Quote fields that hold a separator or a line break."
                 )
+                if refused is None:
+                    raise error
+                refused.append(error)
+                continue
             yield Row(where, dict(zip(header, fields, strict=True)))
 
     return Table(header, rows())

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from nearfar.data.formats import Row, read_table, refuse_halves, write_table
+from nearfar.data.text import counted
 from nearfar.errors import BadInput
 from nearfar.types import MinedNegative, Pair
 
@@ -65,11 +66,13 @@ def read_pairs(
     `columns` maps our names to the file's (`{"query": "title"}`); others are found by the usual names (`NAMES`), in capitals too. Hard negatives
     come as `negative`, `negative_1..n` (empty cells are skipped) or a `negatives` list of any length (JSON text in CSV), a teacher's
     scores of the positive and each of them as a list `teacher_scores`, and where each came from as a list `mined` (`nearfar mine` writes it).
-    Raises `BadInput` with file and line for anything that is missing, empty, torn, or looks swapped (unless `allow_swapped`). A row that is no
-    pair goes to `refused`, where that is given, instead of ending the reading; what cannot be read as rows is raised all the same.
+    Raises `BadInput` with file and line for anything that is missing, empty, torn, or looks swapped (unless `allow_swapped`). A line or row that is
+    no pair goes to `refused`, where that is given, instead of ending the reading; what cannot be read as rows is raised all the same.
     """
     path = Path(path)
-    table = read_table(path)
+    table = read_table(path, refused)
+    if refused and not table.columns:
+        raise refused[0]
     chosen = _understand(path, table.columns, columns or {})
     pairs: list[Pair] = []
     where: list[str] = []
@@ -328,8 +331,10 @@ def _said(path: Path, chosen: _Columns, found: Sequence[str], pairs: Sequence[Pa
             *([chosen.negatives[-1]] if len(chosen.negatives) > 1 else []),
         ]
         columns = "..".join(names) or chosen.lists
-        counts = f"{min(negatives)}" if min(negatives) == max(negatives) else f"{min(negatives)} to {max(negatives)}"
-        parts.append(f"{counts} hard negatives from '{columns}'")
+        counts = f"{min(negatives)} to {max(negatives)} hard negatives"
+        if min(negatives) == max(negatives):
+            counts = counted(max(negatives), "hard negative")
+        parts.append(f"{counts} from '{columns}'")
     for name in ("score", "group", "source", "teacher_scores", "mined"):
         column = getattr(chosen, name)
         if column:
@@ -338,7 +343,7 @@ def _said(path: Path, chosen: _Columns, found: Sequence[str], pairs: Sequence[Pa
             parts.append(shown if name == column else f"{shown} from '{column}'")
     ignored = [name for name in found if name not in used and name != chosen.lists]
     tail = f"; not used: {', '.join(ignored)}" if ignored else ""
-    return f"{path.name}: {len(pairs):,} pairs, {', '.join(parts)}{tail}"
+    return f"{path.name}: {counted(len(pairs), 'pair')}, {', '.join(parts)}{tail}"
 
 
 def _semicolons(found: Sequence[str]) -> bool:

@@ -1,4 +1,4 @@
-"""When two texts are the same item: equal after Unicode compatibility folding, case folding and white space collapsed."""
+"""When two texts are the same item: equal after Unicode compatibility folding, case folding and white space collapsed; and texts as they are shown."""
 
 from __future__ import annotations
 
@@ -44,3 +44,16 @@ def shorten(text: str, width: int = 86) -> str:
     """The beginning of a text on one line."""
     line = " ".join(text.split())
     return line if len(line) <= width else line[: width - 1].rsplit(" ", 1)[0] + "…"
+
+
+def counted(number: int, what: str) -> str:
+    """`1 pair`, `1,200 pairs`."""
+    plural = {"query": "queries", "copy": "copies"}.get(what.rpartition(" ")[2])
+    if number == 1:
+        return f"1 {what}"
+    return f"{number:,} {what[: -len(what.rpartition(' ')[2])]}{plural}" if plural else f"{number:,} {what}s"
+
+
+def agree(number: int, verb: str) -> str:
+    """The verb of so many: `have` as it is, of one `has`."""
+    return {"have": "has", "are": "is", "were": "was"}.get(verb, f"{verb}s") if number == 1 else verb

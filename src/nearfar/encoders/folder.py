@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,7 +82,16 @@ def read_layout(folder: Path) -> Layout:
     """
     settle_folder(folder)
     if not folder.is_dir():
+        if folder.exists():
+            raise BadInput(
+                f"{folder}: this is a file, and a model is a folder. Give the folder of config.json and the weights."
+            )
         raise BadInput(f"{folder}: no such folder. Check the path.")
+    if is_cross_encoder(folder):
+        raise BadInput(
+            f"{folder}: this is a cross-encoder (a ...ForSequenceClassification): it scores a query and a document read together, and has no row for "
+            f"one text. Its scores teach: nearfar mine PAIRS --model static --teacher {shlex.quote(str(folder))} -o MINED. Here give an encoder."
+        )
     if not (folder / "modules.json").exists():
         if not (folder / "config.json").exists():
             raise BadInput(
@@ -100,6 +110,27 @@ def read_layout(folder: Path) -> Layout:
     if parts and parts[0][0] == "Router":
         return _read_towers(folder, parts, settings)
     return _read_pipeline(folder, parts, settings, folder / "modules.json")
+
+
+def is_cross_encoder(folder: Path | str) -> bool:
+    """Whether the folder's config.json names a model for sequence classification, and no modules.json makes an encoder of it.
+
+    sentence-transformers writes modules.json for either kind; `model_type` beside it says which.
+    """
+    told, settings = (_glance(Path(folder) / name) for name in ("config.json", "config_sentence_transformers.json"))
+    if (Path(folder) / "modules.json").exists() and settings.get("model_type") != "CrossEncoder":
+        return False
+    named = told.get("architectures")
+    return isinstance(named, list) and any(str(name).endswith("ForSequenceClassification") for name in named)
+
+
+def _glance(path: Path) -> dict[str, Any]:
+    """What a JSON file holds; nothing where it cannot be read or holds no object, which is for others to say."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _read_pipeline(folder: Path, parts: Sequence[Part], settings: Mapping[str, Any], path: Path) -> Layout:

@@ -6,7 +6,9 @@ import importlib.resources
 import importlib.util
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -243,8 +245,8 @@ def _open_transformer(folder: Path, layout: Layout, max_length: int | None) -> T
     except SafetensorError as error:
         raise Damaged(f"{place}: the weights are torn ({error}). Restore model.safetensors.") from error
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise Damaged(f"{place}: the model cannot be opened ({first}). Fetch or save the whole folder again.") from error
+        why = why_not_opened(error, AutoModel, weights)
+        raise Damaged(f"{place}: the model cannot be opened ({why}). Fetch or save the whole folder again.") from error
     finally:
         logging.set_verbosity(before)
     if adapted:
@@ -260,6 +262,25 @@ def _open_transformer(folder: Path, layout: Layout, max_length: int | None) -> T
         heads=[load_dense(folder / part) for part in layout.dense],
         truncate_dim=layout.truncate_dim,
     ).eval()
+
+
+def why_not_opened(error: Exception, kind: Any, folder: Path) -> str:
+    """What transformers found wrong in a line; of weights that config.json does not fit the first, which it only logs, with both shapes."""
+    if "ignore_mismatched_sizes" in str(error):
+        try:
+            told = {"local_files_only": True, "use_safetensors": True, "ignore_mismatched_sizes": True}
+            found = kind.from_pretrained(folder, **told, output_loading_info=True)[1]["mismatched_keys"]
+            name, there, wanted = min(found)
+        except Exception:  # whatever that is, the first error is the one to tell
+            pass
+        else:
+            more = f", and {len(found) - 1} more do not fit" if len(found) > 1 else ""
+            return f"config.json and the weights do not fit: {name} is {_shape(there)}, and config.json makes it {_shape(wanted)}{more}"
+    return str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+
+
+def _shape(sizes: Iterable[int]) -> str:
+    return " x ".join(map(str, sizes))
 
 
 def _download(name: str) -> Path:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nearfar.data.text import agree, counted
 from nearfar.mining.rule import NegativeRule
 
 MEANINGS = {
@@ -139,7 +140,7 @@ def _advised(summary: Summary) -> Summary:
     asked, found = summary.total
     rule, advice = summary.rule, summary.advice
     if found < 0.9 * asked:
-        missing = f"{asked - found:,} of {asked:,} negatives asked for were not found"
+        missing = f"{asked - found:,} of {counted(asked, 'negative')} asked for {agree(asked - found, 'were')} not found"
         likely = max(("below_positive", "margin", "max_score", "min_score", "teacher"), key=lambda n: summary.dropped.get(n, 0))
         option = "teacher-below" if likely == "teacher" else likely.replace("_", "-")
         small = summary.documents <= rule.depth + 1
@@ -150,7 +151,9 @@ def _advised(summary: Summary) -> Summary:
                 f"is a positive nobody marked, the rule does its work: {deeper}."
             )
         elif small:
-            advice.append(f"{missing}: there are {summary.documents:,} documents in all. Give more (--corpus FILE).")
+            advice.append(
+                f"{missing}: there {agree(summary.documents, 'are')} {counted(summary.documents, 'document')} in all. Give more (--corpus FILE)."
+            )
         else:
             advice.append(
                 f"{missing}: the lists hold no more. Look deeper (--depth {2 * rule.depth}) or give more documents (--corpus FILE)."
@@ -162,7 +165,7 @@ def _advised(summary: Summary) -> Summary:
         )
     if found and summary.nearer > 0.05 * found:
         advice.append(
-            f"{summary.nearer:,} of {found:,} negatives are nearer to their query than its positive: some may be positives nobody marked. "
+            f"{summary.nearer:,} of {counted(found, 'negative')} {agree(summary.nearer, 'are')} nearer to a query than its positive: some may be positives nobody marked. "
             "Set --below-positive 0.95, or ask a teacher (--teacher MODEL)."
         )
     return summary

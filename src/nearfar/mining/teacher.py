@@ -5,7 +5,6 @@ A teacher is asked for (query, document) pairs by number, and remembers: in the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float, Int
 
-from nearfar.encoders.load import VOCABULARIES, load_encoder
+from nearfar.encoders.folder import is_cross_encoder
+from nearfar.encoders.load import VOCABULARIES, load_encoder, why_not_opened
 from nearfar.encoders.precision import Precision
 from nearfar.encoders.tokens import cut_padded
 from nearfar.errors import BadInput, Damaged
@@ -80,9 +80,9 @@ class CrossEncoder:
             ).eval()
             self.tokenizer: Any = AutoTokenizer.from_pretrained(self.folder, local_files_only=True, use_fast=True)
         except Exception as error:  # OSError, ValueError, KeyError, SafetensorError, ...: by what is torn
-            first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            why = why_not_opened(error, AutoModelForSequenceClassification, self.folder)
             raise Damaged(
-                f"{folder}: the cross-encoder cannot be opened ({first}). Fetch or save the whole folder again."
+                f"{folder}: the cross-encoder cannot be opened ({why}). Fetch or save the whole folder again."
             ) from error
         finally:
             logging.set_verbosity(before)
@@ -117,17 +117,6 @@ class CrossEncoder:
                 done += len(rows)
                 progress("teacher", done, len(lengths))
         return found
-
-
-def is_cross_encoder(folder: Path | str) -> bool:
-    """Whether the folder's config.json names a model for sequence classification, and it is no sentence-transformers encoder."""
-    path = Path(folder) / "config.json"
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    named = told.get("architectures") if isinstance(told, dict) else None
-    return isinstance(named, list) and any(str(name).endswith("ForSequenceClassification") for name in named)
 
 
 def open_teacher(name: str | Path, progress: Progress = silent) -> Encoder | PairScorer:

@@ -45,7 +45,7 @@ from nearfar.training.objective import Objective, check_dims
 from nearfar.training.plan import FORMAT, Plan, check_identity, identity, machine, make_plan
 from nearfar.training.reasons import Reason, RunFacts, conclude, find_reasons, read_losses, share_cut
 from nearfar.training.record import StepLog, note_event
-from nearfar.training.remine import check_mining, remine
+from nearfar.training.remine import check_due, check_mining, remine
 from nearfar.training.sources import build_table, plan_mixture, prepare_texts, resolve_mixture
 from nearfar.training.state import State, Work, new_state, save_state, take_up
 from nearfar.training.step import step
@@ -151,6 +151,9 @@ def train(
     config = resolve_mixture(config, pairs)
     check_dims(config, model.dim)
     plan = replace(make_plan(pairs, config, dev=dev, task=task), given=pairs, where=where)
+    check_due(plan.pairs, config)
+    if plan.note:
+        progress("prepare", 0, 1, note=plan.note)
     teachers = open_teachers(config, progress)
     name = str(encoder) if isinstance(encoder, (str, Path)) else encoder.fingerprint()
     now = identity(pairs, config, name, dev=dev, task=task, teachers=teachers.fingerprints())
@@ -319,6 +322,7 @@ def _begin(
         **({"lineage": dict(lineage)} if lineage else {}),
         "trained_on": len(plan.pairs),
         "held_out": plan.held_out,
+        **({"without_negatives": plan.without_negatives} if plan.without_negatives else {}),
         "queries": {name: len(found.queries) for name, found in (("dev", plan.dev), ("task", plan.task)) if found},
         "machine": machine(),
     }

@@ -388,8 +388,8 @@ def _check_loss(name: str, where: str, pairs: Sequence[Pair], config: Config) ->
         lacking = [pair for pair in pairs if not pair.negatives]
         if lacking:
             raise BadInput(
-                f"{where}: {len(lacking):,} of {len(pairs):,} pairs have no hard negatives (the first: query {lacking[0].query[:60]!r}). Give them "
-                "in a column 'negative', 'negative_1'... or 'negatives', or choose a loss that takes its negatives from the batch."
+                f"{where}: {len(lacking):,} of {len(pairs):,} pairs have no hard negatives (the first: query {lacking[0].query[:60]!r}). Find them "
+                "(nearfar mine), give them in a column 'negative', 'negative_1'... or 'negatives', or choose a loss that takes them from the batch."
             )
     if "teacher" in entry.needs and config.loss.teacher is None:
         lacking = [p for p in pairs if not _is_taught(p, margin=name == "margin_mse")]

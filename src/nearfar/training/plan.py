@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -45,17 +45,40 @@ class Plan:
     """All pairs as they were given, to number those that are named in an error."""
     where: Sequence[str] = ()
     """`file:line` of each given pair, where they came from a file."""
+    without_negatives: int = 0
+    """Pairs left out of training, since their loss learns from hard negatives and they have none."""
+
+    @property
+    def note(self) -> str:
+        """What was left out, in a sentence; empty where nothing was."""
+        count = self.without_negatives
+        whole = f"{len(self.pairs) + count:,} pairs to train on {'have' if count > 1 else 'has'} no hard negatives, and the loss learns from these"
+        return f"{count:,} of {whole}: left out" if count else ""
 
 
 def make_plan(pairs: Sequence[Pair], config: Config, *, dev: Task | None, task: Task | None) -> Plan:
     """Hold out what is not given: dev and judging queries come from the pairs, whole connected components at a time.
 
-    Raises as `hold_out`, and `BadInput` or `BadConfig` where the pairs lack what the losses need.
+    Pairs without hard negatives whose loss learns from these are left out of training and counted: a rule of mining may leave any pair
+    without. Raises as `hold_out`, and `BadInput` or `BadConfig` where the pairs lack what the losses need.
     """
-    plan = hold_out(pairs, config, dev=dev, task=task)
+    plan = _leave_out(hold_out(pairs, config, dev=dev, task=task), config)
     check_sources(plan.pairs, config)
     check_objective(plan.pairs, config)
     return plan
+
+
+def _leave_out(plan: Plan, config: Config) -> Plan:
+    """The plan without the pairs that lack the hard negatives their loss needs; where all of a loss lack them they stay, and are refused."""
+    named = config.mixture.losses or {}
+
+    def own(pair: Pair) -> str | None:
+        return pair.source if pair.source in named else None
+
+    having = {own(pair) for pair in plan.pairs if pair.negatives}
+    wanting = {name for name in having if any("negatives" in LOSSES[loss].needs for loss in loss_weights(config, name))}
+    kept = [pair for pair in plan.pairs if pair.negatives or own(pair) not in wanting]
+    return replace(plan, pairs=kept, without_negatives=len(plan.pairs) - len(kept)) if len(kept) > 1 else plan
 
 
 def hold_out(pairs: Sequence[Pair], config: Config, *, dev: Task | None, task: Task | None) -> Plan:

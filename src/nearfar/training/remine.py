@@ -7,15 +7,15 @@ nothing passes keeps what it was given.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 
-from nearfar.data.sampling import PairTable
-from nearfar.embedding import BATCH_TOKENS
-from nearfar.encoders import AnyEncoder, Tokens
-from nearfar.encoders.tokens import cut_padded
+from nearfar.data.sampling import PairTable, epoch_batches
+from nearfar.embedding import embed_inputs
+from nearfar.encoders import AnyEncoder
 from nearfar.errors import BadConfig
 from nearfar.mining.material import Material
 from nearfar.mining.rows import similarities
@@ -25,7 +25,9 @@ from nearfar.similarity import topk
 from nearfar.training.config import Config
 from nearfar.training.objective import LOSSES, loss_weights
 from nearfar.training.record import note_event
+from nearfar.training.sources import build_table, plan_mixture
 from nearfar.training.state import State, Work
+from nearfar.types import Pair
 
 IDS, OFFSETS = "ids", "offsets"
 """What a mining leaves in the state: as `PairTable.negative_ids` and `negative_offsets`."""
@@ -48,6 +50,26 @@ def check_mining(config: Config) -> None:
             f"mining.every={config.mining.every}: {taught[0]} learns a teacher's scores of each negative, and there are none of those found while "
             "training. Mine before (nearfar mine --teacher MODEL), or choose another loss."
         )
+
+
+def check_due(pairs: Sequence[Pair], config: Config) -> None:
+    """Raise `BadConfig` where the run is over before its first mining. Costs the table of the pairs, and batches up to that step."""
+    every = config.mining.every
+    if every is None:
+        return
+    assert config.batch_size is not None
+    table = build_table(pairs, config)
+    mixture, total = plan_mixture(config, table), 0
+    for epoch in range(config.epochs):
+        total += len(epoch_batches(table, config.batch_size, seed=config.seed, epoch=epoch, mixture=mixture))
+        if total > every:
+            return
+    steps = f"{total:,} step{'s' if total > 1 else ''}"
+    way = f"Mine more often (--remine {max(1, total // 4)}), or train" if total > 1 else "Train"
+    raise BadConfig(
+        f"mining.every={every}: the run has {steps} ({len(pairs):,} pairs, batch_size={config.batch_size}, epochs={config.epochs}), and is over "
+        f"before anything is mined. {way} longer (--set epochs={config.epochs * (every // total + 1)})."
+    )
 
 
 def mining_rule(config: Config) -> NegativeRule:
@@ -89,8 +111,8 @@ def remine(work: Work, state: State) -> dict[str, int]:
 def find_negatives(work: Work, encoder: AnyEncoder, rule: NegativeRule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(ids, offsets) of the hard negatives of every pair, as in `PairTable`, and how many were found for each [P]."""
     table, material = work.table, Material.of_table(work.table)
-    queries = _rows(encoder, work.queries)
-    documents = _rows(encoder, work.documents)
+    queries = embed_inputs(encoder, work.queries)
+    documents = embed_inputs(encoder, work.documents)
     candidates = documents[material.candidates]
     search = Search(material, None, min(rule.depth, len(candidates)), rule.seed, work.progress)
     lists = search_all(search, "mine", lambda chosen, width: topk(queries[chosen], candidates, width).ids).ids
@@ -110,18 +132,3 @@ def find_negatives(work: Work, encoder: AnyEncoder, rule: NegativeRule) -> tuple
             parts.append(kept)
             counts[row] = len(kept)
     return np.concatenate(parts), np.concatenate([[0], np.cumsum(counts)]), found
-
-
-def _rows(encoder: AnyEncoder, inputs: object) -> np.ndarray:
-    """Rows [n, d] float32 of prepared texts, without dropout or gradient."""
-    assert isinstance(inputs, Tokens)
-    rows = np.empty((len(inputs), encoder.dim), dtype=np.float32)
-    was = encoder.training
-    encoder.eval()
-    try:
-        with torch.no_grad():
-            for part in cut_padded(np.maximum(inputs.lengths, 1), BATCH_TOKENS):
-                rows[part] = encoder(inputs.select(part)).float().cpu().numpy()
-    finally:
-        encoder.train(was)
-    return rows
