@@ -1,5 +1,6 @@
 """Metrics of rankings, and what may be concluded from them: numbers per query, intervals, paired tests."""
 
+from nearfar.metrics.modalities import ModalityGap, Nearness, first_ranks, modality_gap, nearness
 from nearfar.metrics.power import queries_needed
 from nearfar.metrics.ranking import Gain, Metric, label, order_by_score, parse_metric, score_run
 from nearfar.metrics.shares import share_interval, stratified_interval
@@ -9,10 +10,15 @@ __all__ = [
     "Gain",
     "Interval",
     "Metric",
+    "ModalityGap",
+    "Nearness",
     "PairedDifference",
     "bootstrap_interval",
+    "first_ranks",
     "holm",
     "label",
+    "modality_gap",
+    "nearness",
     "order_by_score",
     "paired_difference",
     "parse_metric",
