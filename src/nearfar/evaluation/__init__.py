@@ -1,13 +1,16 @@
 """How good a system is on a task, whether another is better, and where."""
 
 from nearfar.evaluation.compare import Comparison, RankChange, RankChanges, compare, rank_changes
-from nearfar.evaluation.evaluate import Evaluation, evaluate, fingerprint_task
+from nearfar.evaluation.evaluate import Evaluation, evaluate, evaluate_rows, fingerprint_task
+from nearfar.evaluation.image_text import Direction, ImageText, evaluate_image_text, is_image_text
 from nearfar.evaluation.retention import Overlap, Retention, compare_neighbours, judge_retention, neighbour_overlap
 from nearfar.evaluation.table import score_table
 
 __all__ = [
     "Comparison",
+    "Direction",
     "Evaluation",
+    "ImageText",
     "Overlap",
     "RankChange",
     "RankChanges",
@@ -15,7 +18,10 @@ __all__ = [
     "compare",
     "compare_neighbours",
     "evaluate",
+    "evaluate_image_text",
+    "evaluate_rows",
     "fingerprint_task",
+    "is_image_text",
     "judge_retention",
     "neighbour_overlap",
     "rank_changes",

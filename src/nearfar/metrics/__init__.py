@@ -4,7 +4,14 @@ from nearfar.metrics.modalities import ModalityGap, Nearness, first_ranks, modal
 from nearfar.metrics.power import queries_needed
 from nearfar.metrics.ranking import Gain, Metric, label, order_by_score, parse_metric, score_run
 from nearfar.metrics.shares import share_interval, stratified_interval
-from nearfar.metrics.significance import Interval, PairedDifference, bootstrap_interval, holm, paired_difference
+from nearfar.metrics.significance import (
+    Interval,
+    PairedDifference,
+    bootstrap_interval,
+    holm,
+    median_interval,
+    paired_difference,
+)
 
 __all__ = [
     "Gain",
@@ -17,6 +24,7 @@ __all__ = [
     "first_ranks",
     "holm",
     "label",
+    "median_interval",
     "modality_gap",
     "nearness",
     "order_by_score",
