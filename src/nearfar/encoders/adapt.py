@@ -16,16 +16,18 @@ import torch
 from torch import nn
 
 from nearfar.encoders.dense import Dense, HeadKind, make_head
+from nearfar.encoders.image_text import ImageTextEncoder
 from nearfar.encoders.lora import LoraOptions, put_adapters
 from nearfar.encoders.static import StaticEncoder
 from nearfar.encoders.towers import Tower, TwoTowerEncoder
 from nearfar.encoders.transformer import TransformerEncoder
+from nearfar.encoders.vision import ImageEncoder
 from nearfar.errors import BadConfig
 
 Towers = Literal["shared", "separate"]
 """Whether queries and documents go through one encoder or through two that start equal."""
 
-AnyEncoder = StaticEncoder | TransformerEncoder | TwoTowerEncoder
+AnyEncoder = StaticEncoder | TransformerEncoder | TwoTowerEncoder | ImageEncoder | ImageTextEncoder
 _E = TypeVar("_E", bound=AnyEncoder)
 
 _RATE = re.compile(r"drop")
