@@ -94,7 +94,8 @@ def update_index(
     before = dict(zip(index.keys, index.documents, strict=True))
     gone = [key for key in before if key not in items]
     added = [key for key in items if key not in before]
-    changed = [key for key in items if key in before and not _is_same(before[key], items[key])]
+    same = unchanged(index, items)
+    changed = [key for key in items if key in before and key not in same]
     renewed = [*changed, *added]
     rows = embed(encoder, [items[key] for key in renewed], role="document", progress=progress, stage="index")
     index.remove(gone)
@@ -103,14 +104,24 @@ def update_index(
     return Update(len(items) - len(renewed), len(added), len(changed), len(gone))
 
 
-def _kept(item: str) -> str:
-    """The item as an index keeps it."""
-    if not isinstance(item, Picture) or isinstance(item, IndexedPicture):
-        return item
+def keep_picture(picture: Picture) -> IndexedPicture:
+    """A picture as an index keeps it, with a hash of its bytes. Raises `BadInput` where they cannot be read."""
+    if isinstance(picture, IndexedPicture):
+        return picture
     try:
-        return IndexedPicture.of(item)
+        return IndexedPicture.of(picture)
     except OSError as error:
-        raise BadInput(f"{item}: this picture cannot be read ({error.strerror}). Put it back, or leave it out.") from error
+        raise BadInput(f"{picture}: this picture cannot be read ({error.strerror}). Put it back, or leave it out.") from error
+
+
+def unchanged(index: ExactIndex | ApproximateIndex, items: Mapping[str, str]) -> set[str]:
+    """The keys of those items (texts, or pictures as `keep_picture` gives them) that the index holds as they are."""
+    before = dict(zip(index.keys, index.documents, strict=True))
+    return {key for key, item in items.items() if key in before and _is_same(before[key], item)}
+
+
+def _kept(item: str) -> str:
+    return keep_picture(item) if isinstance(item, Picture) else item
 
 
 def _is_same(before: str, now: str) -> bool:

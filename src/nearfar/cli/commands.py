@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nearfar.data.text import shorten
 from nearfar.errors import BadConfig, BadInput, Mismatch
+from nearfar.types import Picture
 
 if TYPE_CHECKING:
     from nearfar.cli.recipes import Given
@@ -166,10 +167,12 @@ def evaluate(
 ) -> int:
     """`nearfar evaluate`."""
     from nearfar.cli.progress import shown
-    from nearfar.evaluation import score_table
+    from nearfar.evaluation import is_image_text, score_table
 
     talk = _talk(as_json)
     found = _task(task, split, talk)
+    if is_image_text(found) and not metrics:
+        return _evaluate_pictures(model, found, out, as_json=as_json)
     with shown() as progress:
         done = _run_system(model, found, metrics or ("ndcg@10", "recall@10", "mrr@10"), gain, progress)
     if out:
@@ -180,6 +183,36 @@ def evaluate(
     else:
         print(score_table([done]))
         print(f"\n{len(done.query_ids):,} queries, {len(found.corpus):,} documents; 95 % intervals over queries.")
+    return 0
+
+
+def _evaluate_pictures(model: str, task: Task, out: Path | None, *, as_json: bool) -> int:
+    from nearfar.cli import pictures
+    from nearfar.cli.progress import shown
+
+    with shown() as progress:
+        found = pictures.evaluate_pictures(model, task, progress)
+    kept = pictures.kept_as(out, found) if out else {}
+    if as_json:
+        _say({"system": model, "task": task.name, **found.to_json(), **({"kept": kept} if kept else {})})
+    else:
+        print(pictures.tell_image_text(found))
+    return 0
+
+
+def evaluate_classes(model: str, folder: Path, *, templates: Sequence[str], out: Path | None, as_json: bool) -> int:
+    """`nearfar evaluate MODEL --classes FOLDER`."""
+    from nearfar.cli import pictures
+    from nearfar.cli.progress import shown
+
+    with shown() as progress:
+        found, broken = pictures.evaluate_classes(model, folder, templates, progress)
+    if out:
+        found.evaluation.save(out)
+    if as_json:
+        _say({"system": model, **found.to_json(), "broken": [{"picture": str(b.picture), "why": b.why} for b in broken]})
+    else:
+        print("\n".join([pictures.tell_classes(found), *pictures.tell_broken(broken)]))
     return 0
 
 
@@ -238,12 +271,13 @@ def index(model: str, corpus: Path, out: Path, *, kind: str, as_json: bool) -> i
     """`nearfar index`."""
     if kind not in ("exact", "approximate", "lexical"):
         raise BadConfig(f"--kind {kind}: expected exact or approximate (or the model bm25 for a lexical index).")
+    from nearfar.cli import pictures
     from nearfar.cli.progress import shown
-    from nearfar.data.tasks import read_corpus
     from nearfar.retrieval import build_index
 
-    documents = read_corpus(corpus / "corpus.jsonl" if corpus.is_dir() else corpus)
+    documents = pictures.read_documents(corpus)
     lexical = model == "bm25" or kind == "lexical"
+    update, broken = None, []
     with shown() as progress:
         if lexical:
             made = build_index(None, documents, kind="lexical")
@@ -253,18 +287,32 @@ def index(model: str, corpus: Path, out: Path, *, kind: str, as_json: bool) -> i
             # an absolute path: the index is searched from anywhere
             name = str(Path(model).resolve()) if Path(model).exists() else model
             encoder = load_encoder(model, progress=progress)
-            made = build_index(encoder, documents, kind=kind, name=name, progress=progress)  # pyright: ignore[reportArgumentType]
+            found = pictures.index_documents(documents, encoder, out, kind=kind, name=name, progress=progress)
+            made, update, broken = found.index, found.update, found.broken
     made.save(out)
+    told = "lexical" if lexical else kind
     if as_json:
-        _say({"index": str(out), "kind": "lexical" if lexical else kind, "documents": len(documents)})
+        beside: dict[str, Any] = {"updated": update._asdict()} if update else {}
+        if broken:
+            beside["broken"] = [{"picture": str(each.picture), "why": each.why} for each in broken]
+        _say({"index": str(out), "kind": told, "documents": len(made), **beside})
     else:
-        print(f"{out}: {len(documents):,} documents, {'lexical' if lexical else kind}")
-        print(f"Next: nearfar search {quote(str(out))} 'your query'")
+        of_pictures = bool(documents) and isinstance(next(iter(documents.values())), Picture)
+        print(
+            f"{out}: {len(made):,} {'pictures' if of_pictures else 'documents'}, {told}"
+            + (f" ({pictures.tell_update(update)})" if update else "")
+        )
+        print("\n".join([*pictures.tell_broken(broken), f"Next: nearfar search {quote(str(out))} 'your query'"]))
     return 0
 
 
-def search(folder: Path, queries: Sequence[str], *, k: int, model: str | None, as_json: bool) -> int:
+def search(
+    folder: Path, queries: Sequence[str], *, k: int, model: str | None, images: Sequence[Path], html: Path | None, as_json: bool
+) -> int:
     """`nearfar search`."""
+    from nearfar.cli import pictures
+
+    queries = [*queries, *pictures.read_query_pictures(images)]
     if not queries or not all(query.strip() for query in queries):
         raise BadInput("QUERIES: found an empty query. Give what to look for: nearfar search INDEX 'your query'.")
     from nearfar.index import LexicalIndex, open_index
@@ -283,9 +331,11 @@ def search(folder: Path, queries: Sequence[str], *, k: int, model: str | None, a
                 f"{folder}: its model cannot be opened. {error} If it lies elsewhere now: --model FOLDER."
             ) from error
     results = search_index(found, encoder, queries, k)
+    if html:
+        pictures.write_page(html, queries, results, folder)
     if as_json:
         told = [
-            {"query": query, "results": [{"id": r.id, "score": r.score, "text": r.text} for r in hits]}
+            {"query": query, "results": [{"id": r.id, "score": r.score, **_document(r.text)} for r in hits]}
             for query, hits in zip(queries, results, strict=True)
         ]
         _say({"searches": told})
@@ -295,10 +345,17 @@ def search(folder: Path, queries: Sequence[str], *, k: int, model: str | None, a
             print(f"\n> {query}")
         for place, result in enumerate(hits, 1):
             print(f"{place:>3}. {result.score:6.3f}  {result.id}")
-            print(f"             {shorten(result.text)}")
+            print(f"             {result.text.file if isinstance(result.text, Picture) else shorten(result.text)}")
         if not hits:
             print("  nothing found")
+    if html:
+        print(f"\n{html}: the same with pictures")
     return 0
+
+
+def _document(item: str) -> dict[str, Any]:
+    """A found document for `--json`."""
+    return {"image": str(item), "file": str(item.file)} if isinstance(item, Picture) else {"text": item}
 
 
 def doctor(*, as_json: bool) -> int:
