@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 
 from torch import nn
 
+from nearfar.encoders.adapt import AnyEncoder
 from nearfar.encoders.clip_text import ClipText
 from nearfar.encoders.precision import Precision
 from nearfar.encoders.transformer import TransformerEncoder
@@ -44,6 +45,11 @@ def pads(encoder: object) -> bool:
     """Whether texts encoded together are padded to the longest of them by some part of `encoder`."""
     parts = encoder.modules() if isinstance(encoder, nn.Module) else ()
     return any(isinstance(part, ClipText) for part in parts) or any(not part.is_packed for part in _transformers(encoder))
+
+
+def training_width(encoder: AnyEncoder) -> int:
+    """Width of a row in training mode, where an image tower's rows go on through its projector."""
+    return encoder.training_dim if isinstance(encoder, ImageEncoder) else encoder.dim
 
 
 def _transformers(encoder: object) -> list[TransformerEncoder]:

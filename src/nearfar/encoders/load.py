@@ -28,8 +28,8 @@ from nearfar.encoders.image_load import (
     small_image,
     small_size,
 )
-from nearfar.encoders.lora import base_of_adapter, merge_adapter
 from nearfar.encoders.image_text import without_projector
+from nearfar.encoders.lora import base_of_adapter, merge_adapter
 from nearfar.encoders.static import StaticEncoder
 from nearfar.encoders.towers import TwoTowerEncoder
 from nearfar.encoders.transformer import TransformerEncoder

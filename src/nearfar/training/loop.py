@@ -46,7 +46,7 @@ from nearfar.training.plan import FORMAT, Plan, check_identity, identity, machin
 from nearfar.training.reasons import Reason, RunFacts, conclude, find_reasons, read_losses, share_cut
 from nearfar.training.record import StepLog, note_event
 from nearfar.training.remine import check_mining, remine
-from nearfar.training.sources import build_table, plan_mixture, prepare_texts, resolve_mixture
+from nearfar.training.sources import build_table, plan_mixture, prepare_items, resolve_mixture
 from nearfar.training.state import State, Work, new_state, save_state, take_up
 from nearfar.training.step import step
 from nearfar.training.stop import stop_requests
@@ -261,7 +261,7 @@ def _open_start(
     if isinstance(encoder, AnyEncoder):
         model = copy.deepcopy(encoder)  # the caller's stays as it is
     else:
-        model = load_encoder(encoder, dim=config.dim, max_length=config.max_length, progress=progress)
+        model = load_encoder(encoder, dim=config.dim, max_length=config.max_length, seed=config.seed, progress=progress)
         if isinstance(model, StaticEncoder) and model.max_length is None:
             model = StaticEncoder(
                 model.weight, model.tokenizer, max_length=STATIC_LENGTH, prompts=model.prompts, normalize=model.normalize
@@ -329,7 +329,7 @@ def _plan_work(run: Path, model: AnyEncoder, plan: Plan, teachers: Teachers, con
     progress("prepare", 0, 1)
     table = build_table(taught_pairs(run, teachers.teacher, plan.pairs, progress), config)
     objective = Objective(config, guide_rows(run, teachers.guide, table, progress))
-    queries, documents = prepare_texts(model, table, config)
+    queries, documents = prepare_items(model, table, config)
     mixture = plan_mixture(config, table)
     work = Work(run, config, table, mixture, objective, queries, documents, plan.dev, 0, 1, config.checkpoint.every, progress)
     total = sum(len(work.batches(epoch)) for epoch in range(config.epochs))

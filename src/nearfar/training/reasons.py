@@ -94,6 +94,8 @@ def read_losses(path: Path) -> list[tuple[float, int]]:
 
 def share_cut(inputs: Inputs, max_length: int | None) -> float:
     """Share of prepared texts that have `max_length` tokens, so were cut (or just fit); 0 where the inputs have no lengths."""
+    if not isinstance(inputs, Tokens):  # pictures are not cut
+        return 0.0
     lengths = getattr(inputs, "lengths", None)
     return float((np.asarray(lengths) >= max_length).mean()) if lengths is not None and max_length and len(lengths) else 0.0
 

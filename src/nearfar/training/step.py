@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from nearfar.data.collate import collate
-from nearfar.encoders import AnyEncoder, Tokens, is_static, refresh_copies
-from nearfar.encoders.computing import pads
+from nearfar.encoders import AnyEncoder, is_static, refresh_copies
+from nearfar.encoders.computing import pads, training_width
+from nearfar.encoders.pixels import join
 from nearfar.training.caching import Side, accumulate
 from nearfar.training.diverged import diverged
 from nearfar.training.left_out import guide_left_out, left_out_share
@@ -32,16 +33,17 @@ def step(work: Work, state: State, rows: np.ndarray, plan: Plan) -> dict[str, fl
     state.encoder.train()
 
     def loss(sides: Sequence[Tensor]) -> Tensor:
-        queries, candidates = sides[0][: len(batch.queries)], sides[0][len(batch.queries) :]
+        rows = sides[0] if len(sides) == 1 else torch.cat(list(sides))[order]
+        queries, candidates = rows[: len(batch.queries)], rows[len(batch.queries) :]
         if not all(bool(torch.isfinite(side.detach()).all()) for side in sides):
             return queries.new_full((), math.nan)
         return work.objective(queries, candidates, batch, state.parameters)
 
-    side = _side(state.encoder, batch)
+    sides, order = _sides(state.encoder, batch)
     is_table, told = is_static(state.encoder), config.compute
     keep = None if told.keep_megabytes is None else told.keep_megabytes << 20
     found = accumulate(
-        [side],
+        sides,
         loss,
         seed=int(np.random.SeedSequence([config.seed, state.step]).generate_state(1, np.uint64)[0] >> 2),
         keep_bytes=sys.maxsize if is_table else keep,
@@ -69,8 +71,13 @@ def step(work: Work, state: State, rows: np.ndarray, plan: Plan) -> dict[str, fl
     return facts | ({"source": source} if source is not None and work.mixture.one_source else {})
 
 
-def _side(encoder: AnyEncoder, batch: Batch) -> Side:
-    """Queries and candidates as one side: texts of like length together, and a table read once, so that its gradient names each token once."""
-    assert isinstance(batch.queries, Tokens)
-    assert isinstance(batch.candidates, Tokens)
-    return Side(encoder, Tokens.concat([batch.queries, batch.candidates]), encoder.dim, pads(encoder))
+def _sides(encoder: AnyEncoder, batch: Batch) -> tuple[list[Side], Tensor]:
+    """Queries and candidates as one side for each kind of input, and the order [b + n] that brings the rows of all sides back to theirs.
+
+    Texts of like length are together, and a table is read once, so that its gradient names each token once.
+    """
+    kinds, order = join([batch.queries, batch.candidates])
+    if len(kinds) == 1 and not (np.diff(order) == 1).all():
+        kinds, order = [kinds[0].select(order)], np.arange(len(order))
+    sides = [Side(encoder, kind, training_width(encoder), pads(encoder)) for kind in kinds]
+    return sides, torch.from_numpy(order).to(encoder.device)
