@@ -1,6 +1,6 @@
 """Encoders: a token table or a transformer, or two of them, and what sees pictures, read and written as sentence-transformers' folders."""
 
-from nearfar.encoders.adapt import AnyEncoder, adapt, grow
+from nearfar.encoders.adapt import AnyEncoder, adapt, grow, image_of, kind_of
 from nearfar.encoders.computing import computing, refresh_copies
 from nearfar.encoders.dense import Dense
 from nearfar.encoders.distill import distill
@@ -31,7 +31,9 @@ __all__ = [
     "computing",
     "distill",
     "grow",
+    "image_of",
     "is_static",
+    "kind_of",
     "load_encoder",
     "pair_towers",
     "refresh_copies",
