@@ -35,12 +35,24 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("-o", "--out", help="The run folder.")] = Path("runs/demo"),
+    what: Annotated[str, typer.Argument(metavar="[text|images]", help="Docstrings of Python, or emoji and icons.")] = "text",
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="The run folder (runs/demo, or runs/demo-images).")] = None,
     pairs: Annotated[int | None, typer.Option(help="Train on the first so many pairs only (a quick look).")] = None,
+    text: Annotated[str, typer.Option(help="Of images: what reads the captions, static or minilm.")] = "static",
+    simclr: Annotated[
+        bool, typer.Option("--simclr", help="Of images: also train the image tower without text first (longer).")
+    ] = False,
     json_: Json = False,
 ) -> int:
     """The whole story on real data, in minutes, on a CPU: baselines, training, proof, report, search."""
-    return commands.demo(out, pairs=pairs, as_json=json_)
+    if what not in ("text", "images"):
+        raise typer.BadParameter(f"{what}: there are two demos, text and images.")
+    if what == "images":
+        place = out or Path("runs/demo-images")
+        return commands.demo_pictures(place, text=text, simclr=simclr, pairs=pairs, as_json=json_)
+    if simclr:
+        raise typer.BadParameter("--simclr is of nearfar demo images.")
+    return commands.demo(out or Path("runs/demo"), pairs=pairs, as_json=json_)
 
 
 @app.command()

@@ -34,6 +34,18 @@ def demo(out: Path, *, pairs: int | None, as_json: bool) -> int:
     return 0
 
 
+def demo_pictures(out: Path, *, text: str, simclr: bool, pairs: int | None, as_json: bool) -> int:
+    """`nearfar demo images`."""
+    from nearfar.cli.demo_pictures import Asked, tell_pictures
+    from nearfar.cli.progress import shown
+
+    with shown() as progress:
+        result = tell_pictures(Asked(out, text, simclr, pairs), progress=progress, say=_talk(as_json))
+    if as_json:
+        _say(result)
+    return 0
+
+
 def print_config(settings: Sequence[str], *, as_json: bool) -> int:
     """`nearfar train --print-config`."""
     from nearfar.training.config import describe_config, parse_settings
@@ -335,7 +347,7 @@ def search(
         pictures.write_page(html, queries, results, folder)
     if as_json:
         told = [
-            {"query": query, "results": [{"id": r.id, "score": r.score, **_document(r.text)} for r in hits]}
+            {"query": query, "results": [{"id": r.id, "score": r.score, **pictures.told_document(r.text)} for r in hits]}
             for query, hits in zip(queries, results, strict=True)
         ]
         _say({"searches": told})
@@ -351,11 +363,6 @@ def search(
     if html:
         print(f"\n{html}: the same with pictures")
     return 0
-
-
-def _document(item: str) -> dict[str, Any]:
-    """A found document for `--json`."""
-    return {"image": str(item), "file": str(item.file)} if isinstance(item, Picture) else {"text": item}
 
 
 def doctor(*, as_json: bool) -> int:

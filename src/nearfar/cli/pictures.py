@@ -117,6 +117,11 @@ def read_query_pictures(paths: Sequence[Path]) -> list[Picture]:
     return [Picture(path) for path in paths]
 
 
+def told_document(item: str) -> dict[str, Any]:
+    """A found document for `--json`."""
+    return {"image": str(item), "file": str(item.file)} if isinstance(item, Picture) else {"text": item}
+
+
 def write_page(out: Path, queries: Sequence[str], results: Sequence[Sequence[SearchResult]], index: Path) -> None:
     """`--html`: what was found, as one page."""
     from nearfar.report import Found, Searched, write_results

@@ -49,7 +49,7 @@ def report_run(
         reasons=[(reason.found, reason.advice) for reason in result.reasons],
         systems=_systems(shown),
         differences=compared,
-        steps=_steps(run / "steps.jsonl"),
+        steps=read_steps(run / "steps.jsonl"),
         dev_scores=[(found.step, found.score) for found in result.dev_scores],
         dev_intervals=[(found.step, found.low, found.high) for found in result.dev_scores],
         best_step=result.best_step,
@@ -130,7 +130,8 @@ def _retained(result: RunResult) -> Retained | None:
     )
 
 
-def _steps(path: Path) -> list[StepPoint]:
+def read_steps(path: Path) -> list[StepPoint]:
+    """The steps of a run's log; none where there is none."""
     found: list[StepPoint] = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         step: dict[str, Any] = json.loads(line)
