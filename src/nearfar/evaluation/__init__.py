@@ -3,6 +3,7 @@
 from nearfar.evaluation.compare import Comparison, RankChange, RankChanges, compare, rank_changes
 from nearfar.evaluation.evaluate import Evaluation, evaluate, fingerprint_task
 from nearfar.evaluation.retention import Overlap, Retention, compare_neighbours, judge_retention, neighbour_overlap
+from nearfar.evaluation.probes import knn_accuracy, knn_classes, linear_probe
 from nearfar.evaluation.table import score_table
 
 __all__ = [
@@ -17,6 +18,9 @@ __all__ = [
     "evaluate",
     "fingerprint_task",
     "judge_retention",
+    "knn_accuracy",
+    "knn_classes",
+    "linear_probe",
     "neighbour_overlap",
     "rank_changes",
     "score_table",
