@@ -48,7 +48,8 @@ def read(path: Path, count: int | None, name: str) -> tuple[list[Picture], np.nd
     table = parquet.read_table(path, columns=["image", "label"])
     rows = table.slice(0, count).to_pydict() if count is not None else table.to_pydict()
     cells = [cell["bytes"] if isinstance(cell, dict) else cell for cell in rows["image"]]
-    return [Picture(f"{name}/{i}", data=cell) for i, cell in enumerate(cells)], np.array(rows["label"], dtype=np.int64)
+    labels = np.unique(np.array(rows["label"]), return_inverse=True)[1]  # every class is on both sides
+    return [Picture(f"{name}/{i}", data=cell) for i, cell in enumerate(cells)], labels.astype(np.int64)
 
 
 class Judge:

@@ -128,7 +128,9 @@ def test_a_model_of_transformers_gives_the_rows_it_gives_there_and_saves_back_as
     encoded = [tiny_tokenizer().encode(text).ids for text in TEXTS]
     width = 10 if kind == "siglip" else max(map(len, encoded))
     ids = torch.tensor([each + [0] * (width - len(each)) for each in encoded])
-    told = {} if kind == "siglip" else {"attention_mask": torch.tensor([[1] * len(e) + [0] * (width - len(e)) for e in encoded])}
+    told = (
+        {} if kind == "siglip" else {"attention_mask": torch.tensor([[1] * len(e) + [0] * (width - len(e)) for e in encoded])}
+    )
     with torch.no_grad():
         found = theirs(input_ids=ids, pixel_values=pixels, **told)
     np.testing.assert_allclose(embed(ours, some), F.normalize(found.image_embeds, dim=1).numpy(), atol=2e-6)
