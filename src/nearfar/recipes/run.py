@@ -23,8 +23,8 @@ from nearfar.evaluation import Comparison, Evaluation, compare, fingerprint_task
 from nearfar.files import atomic_folder, read_json, settle_folder, write_json
 from nearfar.recipes.recipe import Bench, Material, Recipe, Stage
 from nearfar.training import Config, RunResult, parse_settings, train
+from nearfar.training.feeding import refuse_unread, unread_settings, without_settings
 from nearfar.training.loop import STATIC_LENGTH
-from nearfar.training.objective import refuse_unread, unread_settings, without_settings
 from nearfar.training.plan import Plan, fingerprint_pairs, hold_out
 from nearfar.training.reasons import Reason, conclude
 from nearfar.training.sources import check_names, for_sources

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from nearfar.data.sources.general import FEWEST, outside_texts
-from nearfar.encoders import AnyEncoder, computing, load_encoder
+from nearfar.encoders import AnyEncoder, ImageEncoder, computing, load_encoder
 from nearfar.errors import NearfarError
 from nearfar.evaluation import Evaluation, evaluate, fingerprint_task
 from nearfar.evaluation.retention import Retention, compare_neighbours, judge_retention
@@ -164,6 +164,11 @@ def measure_retention(
         after = judge_trained(start, trained, task, run / "trained.retention.json", config, progress, start_kept=start_kept)
         return judge_retention(start, after, config.evaluation.metric)
     if config.evaluation.outside_texts == 0:
+        return None
+    if isinstance(trained, ImageEncoder):
+        progress(
+            "retention", 0, 1, note="not measured: an encoder of pictures alone reads no texts. Give a task: --retain TASK"
+        )
         return None
     near = (text for pair in plan.pairs for text in (pair.query, pair.positive))
     texts, source = outside_texts(near, config.evaluation.outside_texts)

@@ -27,10 +27,13 @@ from nearfar.encoders import (
     adapt,
     computing,
     grow,
+    image_of,
     is_static,
+    kind_of,
     load_encoder,
 )
 from nearfar.encoders.precision import compute_dtype
+from nearfar.encoders.small_net import SmallNet
 from nearfar.errors import BadInput, CannotWrite, Damaged, Interrupted
 from nearfar.evaluation import Comparison, Evaluation, compare
 from nearfar.evaluation.retention import Retention
@@ -40,13 +43,14 @@ from nearfar.metrics.ranking import parse_metric
 from nearfar.training.checkpoint import checkpoint_path
 from nearfar.training.config import Config, check_config, config_from_json, resolve
 from nearfar.training.dev import DevScore
+from nearfar.training.feeding import check_dims
 from nearfar.training.guard import Baseline, choose, is_stopped, judge_start, judge_trained, measure_retention, say_stop
-from nearfar.training.objective import Objective, check_dims
+from nearfar.training.objective import Objective
 from nearfar.training.plan import FORMAT, Plan, check_identity, identity, machine, make_plan
 from nearfar.training.reasons import Reason, RunFacts, conclude, find_reasons, read_losses, share_cut
 from nearfar.training.record import StepLog, note_event
 from nearfar.training.remine import check_mining, remine
-from nearfar.training.sources import build_table, plan_mixture, prepare_texts, resolve_mixture
+from nearfar.training.sources import build_table, plan_mixture, prepare_items, resolve_mixture
 from nearfar.training.state import State, Work, new_state, save_state, take_up
 from nearfar.training.step import step
 from nearfar.training.stop import stop_requests
@@ -147,7 +151,13 @@ def train(
     started = _prepare_folder(run, resume)
     model = _open_start(run / "start", encoder, config, started, progress)
     lower = compute_dtype(config.compute.precision, model.device) == torch.bfloat16
-    config = resolve(config, is_static=is_static(model), pairs=len(pairs), precision="bfloat16" if lower else "float32")
+    config = resolve(
+        config,
+        is_static=is_static(model),
+        pairs=len(pairs),
+        precision="bfloat16" if lower else "float32",
+        is_fresh=is_small(model),
+    )
     config = resolve_mixture(config, pairs)
     check_dims(config, model.dim)
     plan = replace(make_plan(pairs, config, dev=dev, task=task), given=pairs, where=where)
@@ -261,7 +271,7 @@ def _open_start(
     if isinstance(encoder, AnyEncoder):
         model = copy.deepcopy(encoder)  # the caller's stays as it is
     else:
-        model = load_encoder(encoder, dim=config.dim, max_length=config.max_length, progress=progress)
+        model = load_encoder(encoder, dim=config.dim, max_length=config.max_length, seed=config.seed, progress=progress)
         if isinstance(model, StaticEncoder) and model.max_length is None:
             model = StaticEncoder(
                 model.weight, model.tokenizer, max_length=STATIC_LENGTH, prompts=model.prompts, normalize=model.normalize
@@ -273,6 +283,8 @@ def _open_start(
         head_dim=wanted.head_dim,
         towers=wanted.towers,
         truncate_dim=wanted.truncate_dim,
+        projector=wanted.projector,
+        projector_dim=wanted.projector_dim,
         seed=config.seed,
     )
     return _adapted(grown, config)
@@ -288,8 +300,16 @@ def _adapted(model: AnyEncoder, config: Config) -> AnyEncoder:
         freeze=_listed(wanted.freeze),
         freeze_layers=wanted.freeze_layers,
         freeze_embeddings=wanted.freeze_embeddings,
+        augment=config.augment.kind,
+        strength=config.augment.strength,
         seed=config.seed,
     )
+
+
+def is_small(model: AnyEncoder) -> bool:
+    """Whether the image tower of an encoder is the small network, which learns from nothing."""
+    image = image_of(model)
+    return image is not None and isinstance(image.model, SmallNet)
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -313,7 +333,7 @@ def _begin(
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "encoder": now["encoder"],
         "start": model.fingerprint(),
-        "kind": "static" if is_static(model) else "transformer",
+        "kind": kind_of(model),
         "identity": dict(now),
         "inputs": dict(inputs),
         **({"lineage": dict(lineage)} if lineage else {}),
@@ -329,7 +349,7 @@ def _plan_work(run: Path, model: AnyEncoder, plan: Plan, teachers: Teachers, con
     progress("prepare", 0, 1)
     table = build_table(taught_pairs(run, teachers.teacher, plan.pairs, progress), config)
     objective = Objective(config, guide_rows(run, teachers.guide, table, progress))
-    queries, documents = prepare_texts(model, table, config)
+    queries, documents = prepare_items(model, table, config)
     mixture = plan_mixture(config, table)
     work = Work(run, config, table, mixture, objective, queries, documents, plan.dev, 0, 1, config.checkpoint.every, progress)
     total = sum(len(work.batches(epoch)) for epoch in range(config.epochs))

@@ -14,8 +14,8 @@ import torch
 
 from nearfar.data.sampling import PairTable
 from nearfar.embedding import BATCH_TOKENS
-from nearfar.encoders import AnyEncoder, Tokens
-from nearfar.encoders.tokens import cut_padded
+from nearfar.encoders import AnyEncoder
+from nearfar.encoders.tokens import cut_padded, lengths_of
 from nearfar.errors import BadConfig
 from nearfar.mining.material import Material
 from nearfar.mining.rows import similarities
@@ -26,6 +26,7 @@ from nearfar.training.config import Config
 from nearfar.training.objective import LOSSES, loss_weights
 from nearfar.training.record import note_event
 from nearfar.training.state import State, Work
+from nearfar.types import Inputs
 
 IDS, OFFSETS = "ids", "offsets"
 """What a mining leaves in the state: as `PairTable.negative_ids` and `negative_offsets`."""
@@ -112,15 +113,14 @@ def find_negatives(work: Work, encoder: AnyEncoder, rule: NegativeRule) -> tuple
     return np.concatenate(parts), np.concatenate([[0], np.cumsum(counts)]), found
 
 
-def _rows(encoder: AnyEncoder, inputs: object) -> np.ndarray:
-    """Rows [n, d] float32 of prepared texts, without dropout or gradient."""
-    assert isinstance(inputs, Tokens)
+def _rows(encoder: AnyEncoder, inputs: Inputs) -> np.ndarray:
+    """Rows [n, d] float32 of prepared items, without dropout or gradient."""
     rows = np.empty((len(inputs), encoder.dim), dtype=np.float32)
     was = encoder.training
     encoder.eval()
     try:
         with torch.no_grad():
-            for part in cut_padded(np.maximum(inputs.lengths, 1), BATCH_TOKENS):
+            for part in cut_padded(np.maximum(lengths_of(inputs), 1), BATCH_TOKENS):
                 rows[part] = encoder(inputs.select(part)).float().cpu().numpy()
     finally:
         encoder.train(was)
