@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from tiny import tiny_tokenizer
 from transformers import (
     CLIPConfig,
     CLIPModel,
@@ -23,6 +22,8 @@ from transformers import (
 )
 
 from nearfar.types import Picture
+
+from tiny import tiny_tokenizer
 
 TOWERS = {
     "resnet": ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"),

@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pictures import TOWERS, config_file, hub_folder, pictures
-from tiny import tiny_tokenizer, tiny_transformer
 from transformers import AutoModel, CLIPModel, SiglipModel
 
 from nearfar.data.pictures import decode
@@ -28,7 +27,14 @@ from nearfar.encoders.pixels import Kept, Mixed, Pixels, join, mix, read_pixels
 from nearfar.errors import BadConfig, BadInput, Damaged
 from nearfar.types import Picture
 
+from tiny import tiny_tokenizer, tiny_transformer
+
 TEXTS = ["the cat", "dog bird fish and a red house", "tree"]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 def small(seed=0):

@@ -1,5 +1,6 @@
 """Training on pictures is the ordinary trainer: a cached step is the whole batch's, views are replayed, a killed run goes on bit for bit."""
 
+import copy
 import json
 from dataclasses import replace
 
@@ -8,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pictures import config_file, hub_folder, pictures
-from tiny import WORDS, tiny_tokenizer, tiny_transformer
 from transformers import CLIPModel
 
 from nearfar import losses
@@ -16,8 +16,9 @@ from nearfar.data.collate import collate
 from nearfar.data.sampling import PairTable, epoch_batches
 from nearfar.encoders import StaticEncoder, adapt, grow, load_encoder, pair_towers, small_image
 from nearfar.encoders.pixels import Pixels, read_pixels
-from nearfar.errors import BadConfig
+from nearfar.errors import BadConfig, BadInput, Missing
 from nearfar.files import hash_folder
+from nearfar.recipes import RECIPES, run_recipe
 from nearfar.training import parse_settings, train
 from nearfar.training.caching import accumulate, micro_batches
 from nearfar.training.checkpoint import latest_checkpoint
@@ -26,8 +27,17 @@ from nearfar.training.objective import Objective, clamp_parameters, new_paramete
 from nearfar.training.plan import hold_out
 from nearfar.training.settings import OptimizerConfig
 from nearfar.training.sources import prepare_items
+from nearfar.training.start import pictures_alone
 from nearfar.training.step import _sides
 from nearfar.types import Pair
+
+from tiny import WORDS, tiny_tokenizer, tiny_transformer
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
 
 SIMCLR = ("loss.name=nt_xent", "augment.kind=cifar", "model.projector=simclr", "model.projector_dim=6", "temperature=0.5")
 
@@ -292,7 +302,23 @@ def test_a_queue_follows_the_slow_copy_and_is_met_by_the_next_batch(tmp_path):
     told = [json.loads(line)["loss"] for line in (both[0] / "steps.jsonl").read_text().splitlines()]
     assert int(latest_checkpoint(both[0] / "checkpoints")[0].tensors["queue/pushed"]) == 16
     # a picture's own older rows in the queue are no negatives: only 7 others and their 7 older rows are
-    assert told[1] < np.log(15) + 20 and np.isfinite(told).all()
+    after = load_encoder(tmp_path / "one").train()
+    slow = copy.deepcopy(after)
+    slow.load_state_dict({name.removeprefix("slow/"): tensor for name, tensor in kept.items() if name.startswith("slow/")})
+    inputs = after.prepare([pair.positive for pair in pairs])
+    with torch.no_grad():
+        queries, keys = after(inputs), slow(inputs)
+    wanted = 0.0
+    for i in range(8):
+        others = [row for row in held if float(row @ first[i]) < 1 - 1e-5]
+        assert len(others) == 7
+        wanted += float(
+            F.cross_entropy(
+                (torch.stack([keys[i], *(keys[j] for j in range(8) if j != i), *others]) @ queries[i] / 0.05)[None],
+                torch.zeros(1, dtype=torch.long),
+            )
+        )
+    assert told[1] == pytest.approx(wanted / 8, abs=1e-3)
     with pytest.raises(BadConfig, match=r"queue\.size"):
         parse_settings(["queue.size=8", "loss.name=clip"])
 
@@ -343,3 +369,52 @@ def test_captions_held_out_judge_a_run_and_find_pictures(tmp_path):
     assert result.verdict in ("improved", "not shown", "worse")
     assert result.start is not None
     assert len(result.start.query_ids) == 6
+
+
+def test_an_encoder_of_pictures_alone_takes_a_caption_or_a_label_for_another_view():
+    text, both = captioned(2), views(1)
+    found = pictures_alone([replace(text[0], group="a", negatives=("words", text[1].positive)), *both])
+    assert found[0] == Pair(text[0].positive, text[0].positive, (text[1].positive,), group="a")
+    assert found[1] is both[0]
+    with pytest.raises(BadInput, match="sees pictures alone"):
+        pictures_alone([Pair("words", "more words")])
+
+
+def test_what_is_watched_by_labels_is_in_the_log_and_a_cut_run_says_the_same(tmp_path):
+    for number, picture in enumerate(pictures(12, seed=3)):
+        folder = tmp_path / "labelled" / f"class {number % 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.png").write_bytes(picture.read())
+    settings = ["epochs=2", "batch_size=8", "learning_rate=0.01", "evaluation.every=2", *SIMCLR]
+    config = parse_settings([*settings, f"watch.labels={tmp_path / 'labelled'}"])
+    notes = []
+    train(
+        views(16),
+        out=tmp_path / "run",
+        encoder=small(),
+        config=config,
+        progress=lambda *a, **facts: notes.append(facts.get("note")),
+    )
+    told = [json.loads(line) for line in (tmp_path / "run" / "steps.jsonl").read_text().splitlines()]
+    assert ["knn_20" in line or "effective_rank" in line for line in told] == [False, True, False, True]
+    assert 1 <= told[-1]["effective_rank"] <= 16
+    assert any(note and "effective_rank" in note for note in notes)
+
+
+def test_a_recipe_of_pictures_makes_its_views_and_refuses_what_has_no_pictures(tmp_path):
+    quick = ["epochs=1", "batch_size=8", "learning_rate=0.001"]
+    small().save(tmp_path / "tower")
+    result = run_recipe(RECIPES["simclr"], captioned(12), out=tmp_path / "views", encoder=tmp_path / "tower", settings=quick)
+    assert result.verdict == "not judged"
+    assert load_encoder(tmp_path / "views").projector
+    pair_towers(small(), table(), dim=10).save(tmp_path / "pair")
+    for name in ("clip", "siglip", "align", "lit"):
+        own = ["evaluation.dev=0", "evaluation.judge=10", *quick]
+        found = run_recipe(RECIPES[name], captioned(50), out=tmp_path / name, encoder=tmp_path / "pair", settings=own)
+        assert found.verdict in ("improved", "not shown", "worse")
+        start, end = (load_encoder(found.folders[0] / part).image.model.state_dict() for part in ("start", "model"))
+        assert all(torch.equal(start[key], end[key]) for key in start) == (name == "lit" or found.stages[0].best_step == 0)
+    with pytest.raises(Missing, match="learns from pictures"):
+        run_recipe(RECIPES["simclr"], [Pair("a", "b"), Pair("c", "d")], out=tmp_path / "none", encoder=tmp_path / "tower")
+    with pytest.raises(Missing, match="an image and a text tower"):
+        run_recipe(RECIPES["clip"], captioned(12), out=tmp_path / "wrong", encoder=tmp_path / "tower", settings=quick)

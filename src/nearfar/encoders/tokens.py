@@ -126,7 +126,9 @@ def refuse_pictures(items: Sequence[object]) -> None:
     """Raise `BadInput` naming the first picture among what should be texts."""
     picture = next((item for item in items if isinstance(item, Picture)), None)
     if picture is not None:
-        raise BadInput(f"{picture}: a picture, and this encoder reads text. Choose one with an image tower for pairs of pictures.")
+        raise BadInput(
+            f"{picture}: a picture, and this encoder reads text. Choose one with an image tower for pairs of pictures."
+        )
 
 
 def _explain(texts: Sequence[object], numbers: Sequence[int], error: Exception) -> BadInput:

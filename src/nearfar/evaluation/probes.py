@@ -80,7 +80,9 @@ def linear_probe(
     _check_labels("rows", rows, row_labels)
     _check_labels("bank", bank, labels)
     if len(bank) < 20 or len(np.unique(labels)) < 2:
-        raise BadInput(f"bank: {len(bank):,} rows of {len(np.unique(labels))} classes. A linear layer wants 20 rows or more, and two classes.")
+        raise BadInput(
+            f"bank: {len(bank):,} rows of {len(np.unique(labels))} classes. A linear layer wants 20 rows or more, and two classes."
+        )
     mean, spread = bank.mean(axis=0), bank.std(axis=0) + 1e-6
     known, judged = (torch.from_numpy(((x - mean) / spread).astype(np.float32)) for x in (bank, rows))
     targets = torch.from_numpy(labels.astype(np.int64))
@@ -94,6 +96,16 @@ def linear_probe(
         best = strengths[int(np.argmax(scores))]
     layer = _fit(known, targets, classes, best)
     return (_apply(layer, judged).numpy() == row_labels).astype(np.float64)
+
+
+def effective_rank(rows: Float[np.ndarray, "n d"]) -> float:
+    """How many dimensions the rows use: the exponential of the entropy of their singular values' shares, from 1 to d (Roy and Vetterli 2007).
+
+    Near 1 all rows are one direction: a collapse. Garrido 2023 (RankMe, arXiv 2210.02885) uses it so. O(n d^2).
+    """
+    values = np.linalg.svd(np.asarray(rows, dtype=np.float64), compute_uv=False)
+    shares = values[values > 0] / max(values.sum(), np.finfo(np.float64).tiny)
+    return float(np.exp(-(shares * np.log(shares)).sum())) if len(shares) else 0.0
 
 
 def _fit(rows: Tensor, labels: Tensor, classes: int, strength: float) -> Tensor:
@@ -119,4 +131,6 @@ def _apply(weights: Tensor, rows: Tensor) -> Tensor:
 
 def _check_labels(name: str, rows: np.ndarray, labels: np.ndarray) -> None:
     if labels.shape != rows.shape[:1] or not np.issubdtype(labels.dtype, np.integer) or (len(labels) and int(labels.min()) < 0):
-        raise BadInput(f"{name}: expected {len(rows):,} labels, whole numbers from 0, found {labels.dtype} of shape {labels.shape}.")
+        raise BadInput(
+            f"{name}: expected {len(rows):,} labels, whole numbers from 0, found {labels.dtype} of shape {labels.shape}."
+        )

@@ -23,6 +23,7 @@ from nearfar.training.objective import BIAS, LOG_TEMPERATURE, Objective, losses_
 from nearfar.training.optimizer import AdamW, Optimizer
 from nearfar.training.queue import Past, new_past
 from nearfar.training.record import note_event, restore_log
+from nearfar.training.watched import Labelled
 from nearfar.types import Checkpoint, Inputs, Progress, Task
 
 MINED = "mined/"
@@ -66,6 +67,8 @@ class Work:
     progress: Progress
     dev_start: Evaluation | None = None
     """The start on the dev queries, which every checkpoint is compared with; None without them."""
+    labelled: Labelled | None = None
+    """What is watched by its labels; None: nothing."""
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """The pair numbers of each step of one epoch."""
