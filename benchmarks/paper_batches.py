@@ -31,7 +31,27 @@ from nearfar.training import parse_settings, train
 from nearfar.training.caching import Side, accumulate
 from nearfar.types import Pair, Picture
 
-WORDS = "red blue small large dog cat car house tree bird on under near a the two three old new".split()
+WORDS = [
+    "red",
+    "blue",
+    "small",
+    "large",
+    "dog",
+    "cat",
+    "car",
+    "house",
+    "tree",
+    "bird",
+    "on",
+    "under",
+    "near",
+    "a",
+    "the",
+    "two",
+    "three",
+    "old",
+    "new",
+]
 SETTINGS = {
     "simclr": ("loss.name=nt_xent", "augment.kind=cifar", "model.projector=simclr", "temperature=0.5"),
     "clip": ("loss.name=clip", "augment.kind=light", "learn_temperature=true", "temperature=0.07"),
@@ -58,7 +78,14 @@ def name_of(kind: str, size: int, text: str) -> str:
 
 def one_step(kind: str, count: int, size: int, text: str) -> dict[str, float]:
     """One step of the trainer: seconds, loss, and the process's highest memory in gigabytes."""
-    own = ["epochs=1", f"batch_size={count}", "evaluation.dev=0", "evaluation.judge=0", "evaluation.outside_texts=0", "warmup=0"]
+    own = [
+        "epochs=1",
+        f"batch_size={count}",
+        "evaluation.dev=0",
+        "evaluation.judge=0",
+        "evaluation.outside_texts=0",
+        "warmup=0",
+    ]
     pairs = pairs_of(kind, count, size)
     with tempfile.TemporaryDirectory() as out:
         config = parse_settings([*own, *SETTINGS[kind]])
@@ -94,7 +121,8 @@ def difference(kind: str, size: int, text: str, count: int = 96) -> float:
     encoder.zero_grad()
     loss([encoder(part) for part in kinds]).backward()
     whole = {name: p.grad.to_dense() for name, p in encoder.named_parameters() if p.grad is not None}
-    assert found.keys() == whole.keys() and any(isinstance(part, Pixels) for part in kinds)
+    assert found.keys() == whole.keys()
+    assert any(isinstance(part, Pixels) for part in kinds)
     return max(float((found[name] - whole[name]).norm() / (whole[name].norm() + 1e-12)) for name in whole)
 
 
@@ -114,7 +142,9 @@ def main() -> int:
     found: dict[str, dict[str, float]] = {}
     for kind in ("simclr", "clip"):
         began = time.perf_counter()
-        done = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--one", kind], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, __file__, *sys.argv[1:], "--one", kind], capture_output=True, text=True, check=True
+        )
         found[kind] = json.loads(done.stdout.splitlines()[-1]) | {"difference": difference(kind, args.size, args.text)}
         if not args.json:
             told = found[kind]

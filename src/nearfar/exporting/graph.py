@@ -26,7 +26,7 @@ from nearfar.encoders.adapt import cut_rows, rebuild
 from nearfar.encoders.pooling import PoolingMode, pool
 from nearfar.errors import BadInput, Missing
 from nearfar.exporting.card import card_text
-from nearfar.exporting.folder import keep_dim, save_into
+from nearfar.exporting.folder import keep_dim, refuse_images, save_into
 from nearfar.exporting.origin import read_origin
 from nearfar.exporting.parity import TOLERANCE, both_rows, check_equal, cosines
 from nearfar.exporting.record import Exported, Quantized, check_out, shown_name, write_record
@@ -62,6 +62,7 @@ def export_onnx(
     written, `Missing` where a package is not there.
     """
     out = Path(out)
+    refuse_images(encoder, name)
     check_out(out)
     for package in _PACKAGES:
         if find_spec(package) is None:

@@ -27,6 +27,7 @@ from nearfar.encoders import (
     kind_of,
     load_encoder,
 )
+from nearfar.encoders.computing import training_width
 from nearfar.encoders.precision import compute_dtype
 from nearfar.errors import BadInput, CannotWrite, Interrupted
 from nearfar.evaluation import Comparison, Evaluation, compare
@@ -155,7 +156,7 @@ def train(
         is_fresh=is_small(model),
     )
     config = resolve_mixture(config, pairs)
-    check_dims(config, model.dim)
+    check_dims(config, training_width(model))
     plan = replace(make_plan(pairs, config, dev=dev, task=task), given=pairs, where=where)
     teachers = open_teachers(config, progress)
     name = str(encoder) if isinstance(encoder, (str, Path)) else encoder.fingerprint()

@@ -17,6 +17,7 @@ from nearfar.data.sampling import PairTable, epoch_batches
 from nearfar.encoders import StaticEncoder, adapt, grow, load_encoder, pair_towers, small_image
 from nearfar.encoders.pixels import Pixels, read_pixels
 from nearfar.errors import BadConfig, BadInput, Missing
+from nearfar.exporting import export_folder
 from nearfar.files import hash_folder
 from nearfar.recipes import RECIPES, run_recipe
 from nearfar.training import parse_settings, train
@@ -369,6 +370,11 @@ def test_captions_held_out_judge_a_run_and_find_pictures(tmp_path):
     assert result.verdict in ("improved", "not shown", "worse")
     assert result.start is not None
     assert len(result.start.query_ids) == 6
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert "pictures and texts" in card
+    assert "sentence-transformers" not in card
+    with pytest.raises(BadInput, match="sees pictures"):
+        export_folder(load_encoder(tmp_path / "run"), tmp_path / "out", name=tmp_path / "run")
 
 
 def test_an_encoder_of_pictures_alone_takes_a_caption_or_a_label_for_another_view():
