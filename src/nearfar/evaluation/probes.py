@@ -118,7 +118,7 @@ def _fit(rows: Tensor, labels: Tensor, classes: int, strength: float) -> Tensor:
         logits = torch.addmm(weights[-1], rows, weights[:-1])
         loss = F.cross_entropy(logits, labels) + strength / 2 * weights[:-1].square().sum()
         loss.backward()
-        return float(loss)
+        return float(loss.detach())
 
     with torch.enable_grad():
         solver.step(closure)
