@@ -346,7 +346,7 @@ def _steps_left(work: Work, state: State, plan: Plan, kept: _Kept) -> tuple[floa
                 choose(work, state)
                 last = last or is_stopped(work, state)
             dev = state.dev_scores[-1].score if scored and state.dev_scores else None
-            watch.record(state.step, facts, rate=seen / seconds, dev=dev)
+            watch.record(state.step, {**facts, **mined}, rate=seen / seconds, dev=dev)
             if last or kept.is_due() or stops:
                 watch.flush()
                 kept.save(log)
