@@ -157,7 +157,7 @@ LIT = Recipe(
     paper="Zhai 2022, arXiv 2111.07991",
     encoder=TOWERS,
     wants_pictures=True,
-    settings=("model.freeze=image.*",),
+    settings=("model.freeze=image.model.*",),
     stages=(
         Stage(
             "pairs",
@@ -184,8 +184,8 @@ LIT = Recipe(
         Number(
             "image tower",
             "pretrained and locked, no head of its own",
-            "as given: a run of simclr, a folder",
-            "give a trained one",
+            "locked as given (a run of simclr, a folder); its projection trains",
+            "it starts from nothing",
         ),
         Number("views", "crops and random changes", "none", "rows of locked towers are made once"),
         Number("optimizer", "Adam or Adafactor", "AdamW"),
