@@ -15,6 +15,7 @@ import torch
 from nearfar.embedding import embed
 from nearfar.encoders import AnyEncoder, Dense, StaticEncoder, TransformerEncoder, TwoTowerEncoder, image_of, load_encoder
 from nearfar.encoders.adapt import cut_rows, rebuild
+from nearfar.errors import BadInput
 from nearfar.exporting.card import card_text
 from nearfar.exporting.origin import read_origin
 from nearfar.exporting.parity import TOLERANCE, both_rows, check_equal
