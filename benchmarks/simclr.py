@@ -70,7 +70,8 @@ class Judge:
 
     def pixels(self) -> dict[str, np.ndarray]:
         """By the pictures themselves, less their mean colour."""
-        sides = [read_pixels(items, 32).values.reshape(len(items), -1).astype(np.float32) for items in (self.asked, self.known)]
+        both = [read_pixels(items, 32) for items in (self.asked, self.known)]
+        sides = [found.values[found.rows].reshape(len(found), -1).astype(np.float32) for found in both]
         mean = sides[1].mean(axis=0)
         asked, known = ((side - mean) / np.linalg.norm(side - mean, axis=1, keepdims=True) for side in sides)
         return self.rows(asked, known)
