@@ -170,7 +170,8 @@ class ImageTextEncoder(nn.Module):
                 self._save_hub(target, self.hub)
                 return
             self.image.write_parts(target)
-            self.text.save(target / "text")  # pyright: ignore[reportCallIssue,reportAttributeAccessIssue]
+            assert isinstance(self.text, (StaticEncoder, TransformerEncoder)), "the text tower of a CLIP is saved with it"
+            self.text.save(target / "text")
             for number, dense in enumerate(self.text_heads):
                 assert isinstance(dense, Dense)
                 save_dense(dense, target / f"text_head_{number}")

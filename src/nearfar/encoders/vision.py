@@ -67,7 +67,8 @@ class ImageEncoder(nn.Module):
         super().__init__()
         if size < 8:
             raise BadConfig(f"size={size}: a picture has at least 8 pixels on a side.")
-        self.model, self.size, self.pooling, self.normalize = model, size, pooling, normalize
+        self.model, self.size, self.normalize = model, size, normalize
+        self.pooling: ImagePooling = pooling
         self.mean, self.std = tuple(float(x) for x in mean), tuple(float(x) for x in std)
         self.cost = cost or patches(model, size)
         self.prompts = NO_PROMPTS

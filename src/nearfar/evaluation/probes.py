@@ -40,7 +40,7 @@ def knn_classes(
     if k < 1 or temperature <= 0:
         raise BadConfig(f"k={k}, temperature={temperature}: expected a k of 1 or more and a temperature above 0.")
     _check_labels("bank", bank, labels)
-    hits = topk(rows, bank, min(k, len(bank)), **({} if exclude is None else {"exclude": exclude}))
+    hits = topk(rows, bank, min(k, len(bank)), exclude=exclude)
     votes = np.zeros((len(rows), int(labels.max(initial=0)) + 1), np.float64)
     found = hits.ids >= 0
     # of the best hit, so that no vote is too large for a number; what all are divided by changes no order

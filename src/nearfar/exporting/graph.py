@@ -71,6 +71,7 @@ def export_onnx(
         raise BadInput(
             f"{name}: this model has two towers, and a graph holds one encoder. Export it with --to sentence-transformers."
         )
+    assert isinstance(encoder, (StaticEncoder, TransformerEncoder))
     folder, cut = keep_dim(encoder, dim), _cut(encoder, dim)
     steps = 3 if kind == "onnx" else 5
     progress("export", 0, steps)
@@ -234,7 +235,7 @@ def _lay_out(encoder: AnyEncoder, target: Path) -> None:
     save_into(encoder, target)
     for weights in [*target.glob("*.safetensors"), *target.glob("*.safetensors.index.json")]:
         weights.unlink()
-    assert not isinstance(encoder, TwoTowerEncoder)
+    assert isinstance(encoder, (StaticEncoder, TransformerEncoder))
     encoder.tokenizer.save(str(target / "tokenizer.json"))
 
 
