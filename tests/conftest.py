@@ -2,6 +2,7 @@
 
 import signal
 
+import pytest
 from hypothesis import settings
 
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
@@ -11,3 +12,12 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 # how long an example takes is the machine's affair: no test asserts a time
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def pictures_are_kept_elsewhere(tmp_path_factory):
+    """Pictures that tests decode are not kept among the user's own."""
+    from nearfar.data import pixel_store
+
+    folder = tmp_path_factory.mktemp("cache")
+    pixel_store.cache_folder = lambda: folder

@@ -140,7 +140,7 @@ def views(
 ) -> Float[Tensor, "n 3 s s"]:
     """One view of each picture, float32 in 0..1. Nothing is normalized: that is the encoder's affair.
 
-    Numbers are drawn on the CPU from `generator` (None: torch's global one), so views are the same on every device. Memory beyond the views: a few MB.
+    Numbers are drawn from `generator`, wherever it is (None: torch's global one of the CPU, so views are the same on every device). Memory beyond the views: a few MB.
     Raises `BadInput` for anything but uint8 [n, 3, h, w].
     """
     if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3 or not min(pixels.shape[2:]):

@@ -170,7 +170,8 @@ class ImageTextEncoder(nn.Module):
                 self._save_hub(target, self.hub)
                 return
             self.image.write_parts(target)
-            self.text.save(target / "text")  # pyright: ignore[reportCallIssue,reportAttributeAccessIssue]
+            assert isinstance(self.text, (StaticEncoder, TransformerEncoder)), "the text tower of a CLIP is saved with it"
+            self.text.save(target / "text")
             for number, dense in enumerate(self.text_heads):
                 assert isinstance(dense, Dense)
                 save_dense(dense, target / f"text_head_{number}")
@@ -183,7 +184,7 @@ class ImageTextEncoder(nn.Module):
         assert isinstance(self.text, ClipText)
         tensors |= {f"text_model.{name}": tensor for name, tensor in self.text.model.state_dict().items()}
         for name, heads in (("visual_projection", self.image.heads), ("text_projection", self.text_heads)):
-            tensors |= {f"{name}.weight": dense.linear.weight for dense in heads}  # pyright: ignore[reportAttributeAccessIssue]
+            tensors |= {f"{name}.weight": dense.linear.weight for dense in heads if isinstance(dense, Dense)}
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(plain, folder / "model.safetensors", metadata={"format": "pt"})
         hub.config.save_pretrained(folder)

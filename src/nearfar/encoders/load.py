@@ -145,6 +145,10 @@ def cache_folder() -> Path:
 
 def _table(source: Path, dim: int, max_length: int | None, cache: Path, progress: Progress) -> StaticEncoder:
     """The distilled table of a transformer's folder, made once per content of its weights."""
+    if has_image_tower(source):
+        raise BadInput(
+            f"static:{source}: this model sees pictures, and a table is made of an encoder of texts. Name the folder of one."
+        )
     layout = read_layout(source)
     if layout.kind == "static":
         raise BadInput(f"static:{source}: this model is a token table already. Name the folder itself: {source}.")

@@ -67,7 +67,8 @@ class ImageEncoder(nn.Module):
         super().__init__()
         if size < 8:
             raise BadConfig(f"size={size}: a picture has at least 8 pixels on a side.")
-        self.model, self.size, self.pooling, self.normalize = model, size, pooling, normalize
+        self.model, self.size, self.normalize = model, size, normalize
+        self.pooling: ImagePooling = pooling
         self.mean, self.std = tuple(float(x) for x in mean), tuple(float(x) for x in std)
         self.cost = cost or patches(model, size)
         self.prompts = NO_PROMPTS
@@ -139,7 +140,7 @@ class ImageEncoder(nn.Module):
         """Pooled rows of pictures already decoded; in training mode of one view of each."""
         seen = self.augment(pictures) if self.training and self.augment is not None else pictures.float() / 255
         mean, std = (torch.tensor(x, device=seen.device)[:, None, None] for x in (self.mean, self.std))
-        given = ((seen - mean) / std).contiguous(memory_format=torch.channels_last)
+        given = (seen - mean) / std
         for norm in self._norms:
             norm.eval()
         with lowered(self.device, self.dtype):

@@ -101,7 +101,7 @@ def share_cut(inputs: Inputs, max_length: int | None) -> float:
 
 
 def _learned_nothing(f: RunFacts) -> Reason | None:
-    if len(f.losses) < 4:
+    if len(f.losses) < 4 or f.config.loss.name in ("sup_con", "siglip"):  # whose floor and whose guess are others
         return None
     part = max(1, len(f.losses) // 10)
     first, last = (float(np.mean([loss for loss, _ in some])) for some in (f.losses[:part], f.losses[-part:]))
