@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from nearfar.data.pictures import decode
+from nearfar.data.pixel_store import decode_all
 from nearfar.encoders.tokens import Tokens, lengths_of
 from nearfar.errors import BadInput
 from nearfar.types import Inputs, Picture
@@ -161,16 +161,17 @@ def _joined(parts: Sequence[Inputs]) -> Inputs:
 
 
 def read_pixels(items: Sequence[str], size: int, cost: int = 1) -> Pixels:
-    """Decode pictures to `size` x `size` (see `nearfar.data.pictures.decode`); text that names a file is taken for a picture of it.
+    """Pictures at `size` x `size`, decoded or kept from before (see `nearfar.data.pixel_store`); text that names a file is taken for a picture of it.
 
-    Raises `BadInput` where `items` is one string, for a text that names no file, and for a picture that cannot be read.
+    Raises `BadInput` where `items` is one string, for a text that names no file, and for pictures that cannot be read: the first of them, and how many.
     """
     if isinstance(items, str) and not isinstance(items, Picture):
         raise BadInput(f"pictures: found one string ({items[:40]!r}). Pass a list: [Picture(path)].")
-    values = np.empty((len(items), 3, size, size), np.uint8)
-    for number, item in enumerate(items):
-        values[number] = decode(as_picture(item), size).transpose(2, 0, 1)
-    return Pixels(values, np.arange(len(items)), cost)
+    found = decode_all([as_picture(item) for item in items], size)
+    if found.unreadable:
+        more = f" So with {len(found.unreadable) - 1:,} more." if len(found.unreadable) > 1 else ""
+        raise BadInput(found.unreadable[0].why + more)
+    return Pixels(found.values, found.rows, cost)
 
 
 def as_picture(item: object) -> Picture:

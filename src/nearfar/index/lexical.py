@@ -13,7 +13,7 @@ import Stemmer
 from nearfar.errors import BadInput, Damaged
 from nearfar.index.folder import Stored, save_folder
 from nearfar.index.records import Records, check_k
-from nearfar.types import Hits
+from nearfar.types import Hits, Picture
 
 K1, B = 1.5, 0.75
 _PARTS: dict[str, Any] = {
@@ -139,7 +139,12 @@ class LexicalIndex:
 
 
 def stems(texts: Sequence[str]) -> list[list[str]]:
-    """The words of each text that the index counts: stemmed, stop words left out, in order, repeated as they are."""
+    """The words of each text that the index counts: stemmed, stop words left out, in order, repeated as they are. Raises `BadInput` for a picture."""
+    picture = next((text for text in texts if isinstance(text, Picture)), None)
+    if picture is not None:
+        raise BadInput(
+            f"{picture}: a picture, and BM25 compares words. Choose a model with an image tower (sources: dense or random)."
+        )
     stemmer = Stemmer.Stemmer("english")
     found = bm25s.tokenize(list(texts), stopwords="english", stemmer=stemmer, return_ids=False, show_progress=False)
     assert isinstance(found, list)

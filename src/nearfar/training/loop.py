@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nearfar.data.usable import sound_pairs
 from nearfar.encoders import (
     AnyEncoder,
     LoraOptions,
@@ -150,6 +151,7 @@ def train(
     check_mining(config)
     started = _prepare_folder(run, resume)
     model = _open_start(run / "start", encoder, config, started, progress)
+    pairs, where = sound_pairs(pairs, where, model, progress)
     lower = compute_dtype(config.compute.precision, model.device) == torch.bfloat16
     config = resolve(
         config,
