@@ -21,10 +21,10 @@ def test_bm25_refuses_pictures_and_says_what_to_choose():
 
 
 def test_mining_by_words_among_pictures_is_refused():
-    from nearfar.mining import mine
+    from nearfar.mining import NegativeRule, mine
 
     with pytest.raises(BadInput, match="BM25 compares words"):
-        mine([Pair("one", ONE), Pair("two", OTHER)], encoder=None, sources="bm25")
+        mine([Pair("one", ONE), Pair("two", OTHER)], encoder=None, rule=NegativeRule(below_positive=None), sources="bm25")
 
 
 def test_pictures_of_like_names_are_no_near_copies():

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from nearfar.errors import BadConfig
 
-WIDTHS = (64, 128, 256)
+WIDTHS = (32, 64, 128, 256)
 """Channels of the stages, each half as large as the one before."""
 GROUPS = 8
 

@@ -110,12 +110,9 @@ def tokenize(
     """
     if isinstance(items, str):
         raise BadInput(f"texts: found one string ({items[:40]!r}). Pass a list of strings: [text].")
+    refuse_pictures(items)
     parts: list[Tokens] = []
     for start in range(0, len(items), CHUNK):
-        if pictures := [item for item in items[start : start + CHUNK] if isinstance(item, Picture)]:
-            raise BadInput(
-                f"{pictures[0]}: a picture, and this encoder reads text. Choose one with an image tower for pairs of pictures."
-            )
         texts = [prompt + item if prompt and isinstance(item, str) else item for item in items[start : start + CHUNK]]
         try:
             found = tokenizer.encode_batch_fast(texts, add_special_tokens=special)
@@ -123,6 +120,15 @@ def tokenize(
             raise _explain(texts, (numbers or range(len(items)))[start : start + CHUNK], error) from error
         parts.append(Tokens.of([encoding.ids for encoding in found]))
     return Tokens.concat(parts)
+
+
+def refuse_pictures(items: Sequence[object]) -> None:
+    """Raise `BadInput` naming the first picture among what should be texts."""
+    picture = next((item for item in items if isinstance(item, Picture)), None)
+    if picture is not None:
+        raise BadInput(
+            f"{picture}: a picture, and this encoder reads text. Choose one with an image tower for pairs of pictures."
+        )
 
 
 def _explain(texts: Sequence[object], numbers: Sequence[int], error: Exception) -> BadInput:

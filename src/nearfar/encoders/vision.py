@@ -139,7 +139,7 @@ class ImageEncoder(nn.Module):
         """Pooled rows of pictures already decoded; in training mode of one view of each."""
         seen = self.augment(pictures) if self.training and self.augment is not None else pictures.float() / 255
         mean, std = (torch.tensor(x, device=seen.device)[:, None, None] for x in (self.mean, self.std))
-        given = ((seen - mean) / std).contiguous(memory_format=torch.channels_last)
+        given = (seen - mean) / std
         for norm in self._norms:
             norm.eval()
         with lowered(self.device, self.dtype):

@@ -2,6 +2,7 @@
 
 from nearfar.evaluation.compare import Comparison, RankChange, RankChanges, compare, rank_changes
 from nearfar.evaluation.evaluate import Evaluation, evaluate, fingerprint_task
+from nearfar.evaluation.probes import effective_rank, knn_accuracy, knn_classes, linear_probe
 from nearfar.evaluation.retention import Overlap, Retention, compare_neighbours, judge_retention, neighbour_overlap
 from nearfar.evaluation.table import score_table
 
@@ -14,9 +15,13 @@ __all__ = [
     "Retention",
     "compare",
     "compare_neighbours",
+    "effective_rank",
     "evaluate",
     "fingerprint_task",
     "judge_retention",
+    "knn_accuracy",
+    "knn_classes",
+    "linear_probe",
     "neighbour_overlap",
     "rank_changes",
     "score_table",

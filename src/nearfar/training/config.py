@@ -80,6 +80,9 @@ class CheckpointConfig:
 class WatchConfig:
     """Who may look on while it trains, besides steps.jsonl."""
 
+    labels: str | None = _setting(
+        None, "pictures with labels (a file, a folder a class): what their nearest neighbours tell of them goes to steps.jsonl"
+    )
     tensorboard: bool = _setting(False, "write scalars for TensorBoard to RUN/tensorboard (the extra: tracking)")
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar.data.sampling import Mixture, PairTable, epoch_batches
-from nearfar.encoders import AnyEncoder
+from nearfar.encoders import AnyEncoder, ImageTextEncoder
 from nearfar.errors import Damaged, Mismatch
 from nearfar.evaluation import Evaluation
 from nearfar.files import clear_dead, read_json
@@ -19,10 +19,11 @@ from nearfar.training.checkpoint import latest_checkpoint, save_checkpoint, set_
 from nearfar.training.config import Config
 from nearfar.training.dev import DevScore
 from nearfar.training.lars import Lars
-from nearfar.training.objective import Objective, losses_of, new_parameters
+from nearfar.training.objective import BIAS, LOG_TEMPERATURE, Objective, losses_of, new_parameters
 from nearfar.training.optimizer import AdamW, Optimizer
 from nearfar.training.queue import Past, new_past
 from nearfar.training.record import note_event, restore_log
+from nearfar.training.watched import Labelled
 from nearfar.types import Checkpoint, Inputs, Progress, Task
 
 MINED = "mined/"
@@ -66,6 +67,8 @@ class Work:
     progress: Progress
     dev_start: Evaluation | None = None
     """The start on the dev queries, which every checkpoint is compared with; None without them."""
+    labelled: Labelled | None = None
+    """What is watched by its labels; None: nothing."""
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """The pair numbers of each step of one epoch."""
@@ -95,6 +98,17 @@ def save_state(work: Work, state: State, log: bytes) -> Path:
     )
 
 
+def save_model(work: Work, state: State) -> None:
+    """Write the encoder as it is as the run's `model/`; a CLIP or a SigLIP of transformers takes the learned knobs of its loss along."""
+    encoder, learned = state.encoder, state.parameters
+    if isinstance(encoder, ImageTextEncoder) and encoder.hub is not None and LOG_TEMPERATURE in learned:
+        hub = encoder.hub._replace(logit_scale=(-learned[LOG_TEMPERATURE].detach()).reshape(encoder.hub.logit_scale.shape))
+        if hub.logit_bias is not None and BIAS in learned:
+            hub = hub._replace(logit_bias=learned[BIAS].detach().reshape(hub.logit_bias.shape))
+        encoder.hub = hub
+    encoder.save(work.run / "model")
+
+
 def take_up(work: Work, state: State) -> None:
     """Set the state to the newest whole checkpoint, and the log to its step; what is damaged is named, noted and set aside.
 
@@ -112,7 +126,7 @@ def take_up(work: Work, state: State) -> None:
     if checkpoint is not None:
         _restore(work, state, checkpoint)
         if state.best_step == state.step:
-            state.encoder.save(work.run / "model")
+            save_model(work, state)
     restore_log(work.run / "steps.jsonl", log)
     (work.run / "diverged.json").unlink(missing_ok=True)
     note_event(work.run, "resumed", step=state.step, checkpoint=folder.name if folder else None)
