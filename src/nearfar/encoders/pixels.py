@@ -169,8 +169,8 @@ def read_pixels(items: Sequence[str], size: int, cost: int = 1) -> Pixels:
         raise BadInput(f"pictures: found one string ({items[:40]!r}). Pass a list: [Picture(path)].")
     found = decode_all([as_picture(item) for item in items], size)
     if found.unreadable:
-        more = f" So with {len(found.unreadable) - 1:,} more." if len(found.unreadable) > 1 else ""
-        raise BadInput(found.unreadable[0].why + more)
+        first, *others = found.unreadable
+        raise BadInput(first.why + (f" So with {len(others):,} more." if others else ""))
     return Pixels(found.values, found.rows, cost)
 
 
