@@ -1,6 +1,8 @@
 """What a background job of a shell ignores, its children ignore too: tests that send signals need them heard, wherever the suite is started."""
 
+import os
 import signal
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -16,8 +18,8 @@ settings.load_profile("untimed")
 
 @pytest.fixture(autouse=True, scope="session")
 def pictures_are_kept_elsewhere(tmp_path_factory):
-    """Pictures that tests decode are not kept among the user's own."""
+    """Pictures that tests decode are not kept among the user's own, unless a test names a cache."""
     from nearfar.data import pixel_store
 
     folder = tmp_path_factory.mktemp("cache")
-    pixel_store.cache_folder = lambda: folder
+    pixel_store.cache_folder = lambda: Path(os.environ.get("NEARFAR_CACHE", folder))

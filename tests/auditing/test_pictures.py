@@ -97,7 +97,7 @@ def test_the_share_of_shuffled_captions_is_told_by_a_models_scores(shuffled: flo
 
 
 def test_a_model_that_knows_the_pairs_by_heart_is_fooled_and_halves_are_not():
-    pairs, wrong = captioned(1_200, 0.3, seed=1)
+    pairs, wrong = captioned(3_000, 0.3, seed=1)
     fooled = estimate(percentiles(material_of(pairs, encoder=Seer(1.0, known=pairs)))[1])
     assert fooled.high < 0.2
     asked = []
@@ -108,7 +108,7 @@ def test_a_model_that_knows_the_pairs_by_heart_is_fooled_and_halves_are_not():
 
     rows, ranks = by_halves(material_of(pairs), fit)
     assert abs(estimate(ranks).share - 0.3) < 0.05
-    assert sorted(rows.tolist()) == list(range(1_200))
+    assert sorted(rows.tolist()) == list(range(3_000))
     assert not {pair.positive for pair in asked[0]} & {pair.positive for pair in asked[1]}
     assert len(set(worst(rows, ranks, 0.3).tolist()) & set(wrong.tolist())) >= 0.85 * len(wrong)
 

@@ -56,10 +56,10 @@ def test_pixels_are_the_decoded_pictures_and_selecting_copies_none():
     some = pictures(3)
     found = read_pixels(some, 16)
     for number, picture in enumerate(some):
-        assert (found.values[number] == decode(picture, 16).transpose(2, 0, 1)).all()
+        assert (found.values[found.rows[number]] == decode(picture, 16).transpose(2, 0, 1)).all()
     chosen = found.select(np.array([2, 0, 2]))
     assert chosen.values is found.values
-    assert (chosen.pixels(torch.device("cpu")).numpy() == found.values[[2, 0, 2]]).all()
+    assert (chosen.pixels(torch.device("cpu")).numpy() == found.values[found.rows[[2, 0, 2]]]).all()
 
 
 def test_a_picture_counts_as_its_patches_where_batches_are_cut_by_tokens():

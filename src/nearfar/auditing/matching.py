@@ -119,11 +119,11 @@ def by_halves(material: Material, fit: Callable[[Sequence[Pair]], Encoder]) -> t
     ranks: list[np.ndarray] = []
     for side in (True, False):
         own, other = (np.flatnonzero(is_first[material.positives] == which) for which in (side, not side))
-        encoder = fit([material.pairs[row] for row in other])
+        encoder = fit([material.pairs[row] for row in other.tolist()])
         part = replace(
             material,
-            pairs=[material.pairs[row] for row in own],
-            where=[material.where[row] for row in own],
+            pairs=[material.pairs[row] for row in own.tolist()],
+            where=[material.where[row] for row in own.tolist()],
             encoder=encoder,
             refused=(),
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from nearfar.auditing.material import Material, Refused
 from nearfar.data.broken import NoPicture
 from nearfar.data.pairs import read_pairs
-from nearfar.data.usable import usable_pairs
+from nearfar.data.usable import picture_size, usable_pairs
 from nearfar.errors import BadInput
 
 SIDE = 32
@@ -37,10 +37,9 @@ def without_broken(material: Material) -> Material:
     """
     if not material.has_pictures:
         return material
-    size = getattr(material.encoder, "size", None)
     sound = usable_pairs(
         material.pairs,
-        size if isinstance(size, int) else SIDE,
+        picture_size(material.encoder) or SIDE,
         where=material.where,
         most=1.0,
         progress=material.progress,

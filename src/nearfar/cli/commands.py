@@ -108,6 +108,7 @@ def train(asked: TrainRequest) -> int:
     Forgetting on the retention task is said, and changes no exit code: whether it matters is the user's to decide (`metrics.json` has it).
     """
     from nearfar.cli.recipes import read_material, run_stages
+    from nearfar.data.shards import shard_paths
     from nearfar.files import hash_file, hash_folder
     from nearfar.training.config import parse_settings
 
@@ -122,7 +123,8 @@ def train(asked: TrainRequest) -> int:
     judge = _task(asked.task, asked.split, talk) if asked.task else None
     chooser = _task(asked.dev, None, talk) if asked.dev else None
     before = _task(asked.retain, None, talk) if asked.retain else None
-    inputs = {str(path): hash_folder(path) if path.is_dir() else hash_file(path) for path in asked.pairs}
+    files = [file for path in asked.pairs for file in (shard_paths(path) if path.name.endswith(".tar") else [path])]
+    inputs = {str(file): hash_folder(file) if file.is_dir() else hash_file(file) for file in files}
     inputs |= {str(folder): hash_folder(folder) for folder in (asked.task, asked.dev, asked.retain) if folder}
     if not asked.is_staged:
         return _train_once(asked, given, judge, chooser, before, inputs)

@@ -27,7 +27,7 @@ def tell(left_out: Sequence[LeftOut]) -> str:
     """How many were left out and the first of them, in one line; empty for none."""
     if not left_out:
         return ""
-    first = "; ".join(f"{one.where}: {one.why}" for one in left_out[:_SHOWN])
+    first = "; ".join(f"{one.where}: {one.why.rstrip('.')}" for one in left_out[:_SHOWN])
     more = f"; and {len(left_out) - _SHOWN:,} more" if len(left_out) > _SHOWN else ""
     return f"{len(left_out):,} left out for {'its picture' if len(left_out) == 1 else 'their pictures'} ({first}{more})"
 

@@ -214,7 +214,7 @@ def _text(row: Row, column: str) -> str:
 def _negatives(row: Row, chosen: _Columns) -> list[str]:
     """The hard negatives of a row: those of single cells, then those of its lists (texts, pictures, or both, each in the other's gaps)."""
     cells = [(name, row.values.get(name)) for name in chosen.negatives]
-    found = [
+    found: list[str] = [
         picture_of(row.where, name, cell, chosen.base) if name in chosen.pictures else _text(row, name)
         for name, cell in cells
         if cell not in (None, "")

@@ -160,7 +160,9 @@ def _of_path(where: str, column: str, text: str, base: Path) -> Picture:
     except (OSError, ValueError):  # no permission; a zero byte or too long for a name
         size = None
     if not size:
-        raise NoPicture(f"{where}: {text}: {'the file is empty' if size == 0 else f'no such file (looked in {base})'}.")
+        raise NoPicture(
+            f"{where}: {text}: {'the file is empty' if size == 0 else f'no such file (looked in {base.absolute()})'}."
+        )
     return Picture(path)
 
 

@@ -18,14 +18,16 @@ from typing import NamedTuple
 import numpy as np
 
 from nearfar.data.pictures import decode_bytes
-from nearfar.errors import BadInput, Missing
-from nearfar.files import refusals
+from nearfar.errors import BadInput, CannotWrite, Missing
+from nearfar.files import cache_folder, refusals
 from nearfar.types import Picture, Progress, silent
 
 FORMAT = 1
 """Raised when pictures are decoded differently: what was kept before is then not taken up."""
 AT_ONCE, MOST = 64 << 20, 256
 """Bytes of pixels in memory before they are written, and pictures."""
+IN_MEMORY = 1 << 30
+"""Bytes of pixels that are held in memory where nothing can be kept."""
 _ENTRY = np.dtype([("key", "V16"), ("row", "<i8"), ("seal", "V8")])
 
 
@@ -44,14 +46,6 @@ class Decoded(NamedTuple):
     unreadable: tuple[Unreadable, ...]
 
 
-def cache_folder() -> Path:
-    """Where decoded pictures are kept: `NEARFAR_CACHE`, or `nearfar` in the user's cache folder."""
-    told = os.environ.get("NEARFAR_CACHE")
-    if told:
-        return Path(told)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nearfar"
-
-
 def decode_all(
     pictures: Sequence[Picture],
     size: int,
@@ -62,12 +56,37 @@ def decode_all(
 ) -> Decoded:
     """The pixels of pictures, [size, size] each as `decode` makes them: from `cache` (default `cache_folder()`) or decoded, in parallel, and kept there.
 
-    Pictures of one content share a row. Memory: 64 MB of pixels, and in each thread the picture at work there. What cannot be decoded is listed, not raised. Raises
-    `BadInput` for a size below 1, `Missing` without pillow, `CannotWrite` where the cache cannot be written.
+    Pictures of one content share a row. Memory: 64 MB of pixels, and in each thread the picture at work there. What cannot be decoded is listed, not raised. Where the
+    default cache cannot be written and the pixels are few (`IN_MEMORY`), they are decoded into memory, which is said. Raises `BadInput` for a size below 1, `Missing` without
+    pillow, `CannotWrite` where the cache cannot be written.
     """
     if size < 1:
         raise BadInput(f"size {size}: a picture has at least 1 pixel a side.")
     store = _Store(cache_folder() if cache is None else Path(cache), size)
+    try:
+        return _through(store, pictures, threads or _processors(), progress)
+    except CannotWrite as error:
+        if cache is not None or len(pictures) * store.row_bytes > IN_MEMORY:
+            raise
+        progress("decode pictures", 0, len(pictures), note=f"{error} They are decoded into memory, and by the next run again.")
+        return _into_memory(store, pictures, threads or _processors())
+
+
+def _into_memory(store: _Store, pictures: Sequence[Picture], threads: int) -> Decoded:
+    rows = np.full(len(pictures), -1, np.int64)
+    values = np.empty((len(pictures), *store.shape), np.uint8)
+    unreadable: list[Unreadable] = []
+    with ThreadPoolExecutor(threads) as pool:
+        for number, one in enumerate(pool.map(lambda picture: store.take(picture, anew=True), pictures)):
+            if one.pixels is None:
+                unreadable.append(Unreadable(number, str(one.why)))
+            else:
+                rows[number], values[number] = number, one.pixels
+    return Decoded(values, rows, tuple(unreadable))
+
+
+def _through(store: _Store, pictures: Sequence[Picture], threads: int, progress: Progress) -> Decoded:
+    """Look all pictures up, decode those that are not kept, and keep them."""
     rows = np.full(len(pictures), -1, np.int64)
     unreadable: list[Unreadable] = []
     distinct: dict[str, list[int]] = {}
@@ -76,7 +95,7 @@ def decode_all(
     work = list(distinct.values())
     step = max(1, min(MOST, AT_ONCE // store.row_bytes))
     damaged = 0
-    with ThreadPoolExecutor(threads or _processors()) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(work), step):
             part = work[start : start + step]
             done = list(pool.map(lambda numbers: store.take(pictures[numbers[0]]), part))
@@ -162,8 +181,8 @@ class _Store:
             known = _MAPPED[self.pixels_path] = _Mapped((facts.st_dev, facts.st_ino), values, checked)
         return known.values
 
-    def take(self, picture: Picture) -> _Taken:
-        """Look a picture up by its content, or decode it. Runs in many threads."""
+    def take(self, picture: Picture, *, anew: bool = False) -> _Taken:
+        """Look a picture up by its content (unless `anew`), or decode it. Runs in many threads."""
         try:
             data = picture.read()
         except OSError as error:
@@ -171,7 +190,7 @@ class _Store:
                 b"", why=f"{picture}: this picture cannot be read ({error.strerror or error}). Put it there, or leave it out."
             )
         key = hashlib.sha256(data).digest()[:16]
-        kept = self._is_whole(key)
+        kept = None if anew else self._is_whole(key)
         if kept:
             return _Taken(key)
         try:

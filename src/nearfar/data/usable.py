@@ -25,6 +25,12 @@ class Usable:
         return tell(self.left_out)
 
 
+def picture_size(encoder: object) -> int | None:
+    """The side in pixels at which an encoder, or its image tower, reads pictures; None where it has no such tower."""
+    size = getattr(getattr(encoder, "image", encoder), "size", None)
+    return size if isinstance(size, int) else None
+
+
 def usable_pairs(
     pairs: Sequence[Pair],
     size: int,
@@ -43,6 +49,8 @@ def usable_pairs(
     pictures = {
         item: item for pair in pairs for item in (pair.query, pair.positive, *pair.negatives) if isinstance(item, Picture)
     }
+    if not pictures:
+        return Usable(list(pairs), places, ())
     distinct = list(pictures.values())
     found = decode_all(distinct, size, cache=cache, progress=progress)
     broken = {str(distinct[one.number]): one.why for one in found.unreadable}
@@ -64,6 +72,22 @@ def usable_pairs(
         stand.append(place)
     refuse_too_many("pictures", gone, len(pairs), most)
     return Usable(kept, stand, tuple(left_out))
+
+
+def sound_pairs(
+    pairs: Sequence[Pair], where: Sequence[str], encoder: object, progress: Progress = silent
+) -> tuple[Sequence[Pair], Sequence[str]]:
+    """The pairs whose pictures `encoder` can read, and where they stand; what is left out is told to `progress`. The same pairs where it reads none.
+
+    Raises as `usable_pairs`.
+    """
+    size = picture_size(encoder)
+    if size is None:
+        return pairs, where
+    found = usable_pairs(pairs, size, where=where or None, progress=progress)
+    if found.left_out:
+        progress("decode pictures", 1, 1, note=f"{found.said}.")
+    return found.pairs, found.where if where else where
 
 
 def _without(pair: Pair, gone: set[int]) -> Pair:

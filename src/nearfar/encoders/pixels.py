@@ -161,15 +161,16 @@ def _joined(parts: Sequence[Inputs]) -> Inputs:
 
 
 def read_pixels(items: Sequence[str], size: int, cost: int = 1) -> Pixels:
-    """Decode pictures to `size` x `size`, or take them from the cache (see `nearfar.data.pixel_store.decode_all`); text that names a file is taken for a picture of it.
+    """Pictures at `size` x `size`, decoded or kept from before (see `nearfar.data.pixel_store`); text that names a file is taken for a picture of it.
 
-    Raises `BadInput` where `items` is one string, for a text that names no file, and for a picture that cannot be read.
+    Raises `BadInput` where `items` is one string, for a text that names no file, and for pictures that cannot be read: the first of them, and how many.
     """
     if isinstance(items, str) and not isinstance(items, Picture):
         raise BadInput(f"pictures: found one string ({items[:40]!r}). Pass a list: [Picture(path)].")
     found = decode_all([as_picture(item) for item in items], size)
     if found.unreadable:
-        raise BadInput(found.unreadable[0].why)
+        first, *others = found.unreadable
+        raise BadInput(first.why + (f" So with {len(others):,} more." if others else ""))
     return Pixels(found.values, found.rows, cost)
 
 

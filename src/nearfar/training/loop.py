@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nearfar.data.usable import sound_pairs
 from nearfar.encoders import (
     AnyEncoder,
     ImageEncoder,
@@ -145,6 +146,7 @@ def train(
     check_mining(config)
     started = _prepare_folder(run, resume)
     model = open_start(run / "start", encoder, config, started, progress)
+    pairs, where = sound_pairs(pairs, where, model, progress)
     if isinstance(model, ImageEncoder):
         pairs = pictures_alone(pairs)
     lower = compute_dtype(config.compute.precision, model.device) == torch.bfloat16
