@@ -210,7 +210,20 @@ def test_classes_are_told_by_their_names(model, tmp_path, capsys):
     assert run("evaluate", model, "--classes", tmp_path / "classes", "--template", "a photo of a {}", "--json") == 0
     found = told(capsys)
     assert [c["pictures"] for c in found["classes"]] == [3, 3]
+    assert found["probes"] == {}
     assert 0 <= found["accuracy"]["low"] <= found["accuracy"]["mean"] <= found["accuracy"]["high"] <= 1
+    known = tmp_path / "known"
+    for colour in ("red", "blue"):
+        for number in range(12):
+            file = known / colour / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(png(colour, size=16, seed=100 + number))
+    capsys.readouterr()
+    assert run("evaluate", "small-image:16", "--classes", tmp_path / "classes", "--known", known, "--json") == 0
+    probes = told(capsys)["probes"]
+    assert {name: found["mean"] for name, found in probes.items()} == {"20 neighbours": 1, "linear layer": 1}
+    assert run("evaluate", "small-image:16", "--classes", tmp_path / "classes") == 2
+    assert "it reads no text" in capsys.readouterr().err
     (tmp_path / "classes" / "loose.png").write_bytes(png("red"))
     assert run("evaluate", model, "--classes", tmp_path / "classes") == 2
     assert "lies in no class" in capsys.readouterr().err

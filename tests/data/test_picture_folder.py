@@ -40,14 +40,14 @@ def test_what_is_broken_is_named_with_its_reason_and_left_out(folder):
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "text.png").write_bytes(b"not a picture")
     pictures = list_pictures(folder)
-    found = look_at(pictures)
+    found = look_at(pictures, 8)
     assert list(found.pictures) == ["b.PNG", "deep/c.png", "deep/er/a.png"]
     assert [broken.picture for broken in found.broken] == ["empty.jpg", "text.png", "torn.png"]
     assert all(broken.picture in broken.why for broken in found.broken)
-    assert look_at(pictures, only=["b.PNG"]).broken == []
+    assert look_at(pictures, 8, only=["b.PNG"]).broken == []
 
 
 def test_the_progress_of_looking_ends_at_the_last_picture(folder):
     seen = []
-    look_at(list_pictures(folder), progress=lambda stage, done, total, **facts: seen.append((stage, done, total)))
-    assert seen[-1] == ("look", 3, 3)
+    look_at(list_pictures(folder), 8, progress=lambda stage, done, total, **facts: seen.append((stage, done, total)))
+    assert seen[-1] == ("decode pictures", 3, 3)

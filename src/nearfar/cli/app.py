@@ -182,6 +182,10 @@ def evaluate(
     classes: Annotated[
         Path | None, typer.Option(help="In place of a task: a folder with a subfolder of pictures for each class (zero-shot).")
     ] = None,
+    known: Annotated[
+        Path | None,
+        typer.Option(help="Of --classes: such a folder to learn from, for the votes of neighbours and a linear layer."),
+    ] = None,
     template: Annotated[
         list[str] | None, typer.Option(help="Of --classes: a prompt, {} is the name; repeatable, averaged ('a photo of a {}').")
     ] = None,
@@ -195,7 +199,7 @@ def evaluate(
     if (task is None) == (classes is None):
         raise typer.BadParameter("--task FOLDER or --classes FOLDER is needed, one of the two.")
     if classes is not None:
-        return commands.evaluate_classes(model, classes, templates=template or [], out=out, as_json=json_)
+        return commands.evaluate_classes(model, classes, known=known, templates=template or [], out=out, as_json=json_)
     assert task is not None
     return commands.evaluate(model, task, metrics=metric or [], gain=gain, split=split, out=out, as_json=json_)
 

@@ -214,19 +214,21 @@ def _evaluate_pictures(model: str, task: Task, out: Path | None, *, as_json: boo
     return 0
 
 
-def evaluate_classes(model: str, folder: Path, *, templates: Sequence[str], out: Path | None, as_json: bool) -> int:
+def evaluate_classes(
+    model: str, folder: Path, *, known: Path | None, templates: Sequence[str], out: Path | None, as_json: bool
+) -> int:
     """`nearfar evaluate MODEL --classes FOLDER`."""
     from nearfar.cli import pictures
     from nearfar.cli.progress import shown
 
     with shown() as progress:
-        found, broken = pictures.evaluate_classes(model, folder, templates, progress)
-    if out:
-        found.evaluation.save(out)
+        found = pictures.evaluate_classes(model, folder, known, templates, progress)
+    if out and found.zero_shot:
+        found.zero_shot.evaluation.save(out)
     if as_json:
-        _say({"system": model, **found.to_json(), "broken": [{"picture": str(b.picture), "why": b.why} for b in broken]})
+        _say({"system": model, **found.to_json()})
     else:
-        print("\n".join([pictures.tell_classes(found), *pictures.tell_broken(broken)]))
+        print("\n".join([pictures.tell_classes(found), *pictures.tell_broken(found.broken)]))
     return 0
 
 

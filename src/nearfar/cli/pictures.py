@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nearfar.evaluation.zero_shot import ZeroShot
     from nearfar.index.approximate import ApproximateIndex
     from nearfar.index.exact import ExactIndex
+    from nearfar.metrics import Interval
     from nearfar.retrieval import SearchResult, Update
     from nearfar.types import Encoder, Progress, Task
 
@@ -51,7 +52,7 @@ def index_documents(
 
     Pictures that cannot be read are left out and told. Raises `BadInput` where none can be read.
     """
-    from nearfar.data.picture_folder import Broken, look_at
+    from nearfar.data.picture_folder import Broken, Readable, look_at
     from nearfar.retrieval import build_index, keep_picture, unchanged, update_index
 
     before = _same_index(out, encoder, kind)
@@ -64,7 +65,11 @@ def index_documents(
         except BadInput as error:
             gone.append(Broken(picture, str(error)))
     known = unchanged(before, kept) if before is not None else frozenset()
-    found = look_at(kept, only=[key for key in kept if key not in known], progress=progress)
+    found = (
+        look_at(kept, _size(encoder), only=[key for key in kept if key not in known], progress=progress)
+        if pictures
+        else Readable({}, [])
+    )
     broken = [*gone, *found.broken]
     if pictures and not found.pictures and len(pictures) == len(documents):
         raise BadInput(f"none of the {len(pictures):,} pictures can be read. The first: {broken[0].why}")
@@ -75,6 +80,18 @@ def index_documents(
         made = build_index(encoder, whole, kind=kind, name=name, progress=progress)  # pyright: ignore[reportArgumentType]
         return Indexed(made, None, broken)  # pyright: ignore[reportArgumentType]
     return Indexed(before, update_index(before, encoder, whole, progress=progress), broken)
+
+
+def _size(encoder: Encoder) -> int:
+    """The pixels of a side that the encoder sees. Raises `BadInput` where it sees none."""
+    from nearfar.encoders import image_of
+
+    image = image_of(encoder)
+    if image is None:
+        raise BadInput(
+            "these are pictures, and this model reads text. Choose one with an image tower: clip:IMAGE+TEXT, a CLIP, a run."
+        )
+    return image.size
 
 
 def _same_index(out: Path, encoder: Encoder, kind: str) -> ExactIndex | ApproximateIndex | None:
@@ -181,40 +198,83 @@ def read_classes(folder: Path) -> tuple[dict[str, Picture], dict[str, str]]:
     return pictures, {key: key.split("/")[0] for key in pictures}
 
 
-def evaluate_classes(
-    model: str, folder: Path, templates: Sequence[str], progress: Progress
-) -> tuple[ZeroShot, Sequence[Broken]]:
-    """`nearfar evaluate MODEL --classes FOLDER`."""
+@dataclass(frozen=True)
+class Classified:
+    """What `--classes` found: by the names of the classes, by neighbours and a linear layer where pictures to learn from were given."""
+
+    zero_shot: ZeroShot | None
+    probes: Mapping[str, Interval]
+    counts: tuple[int, int]
+    """Pictures judged, and classes."""
+    broken: Sequence[Broken]
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        return {
+            **(self.zero_shot.to_json() if self.zero_shot else {}),
+            "probes": {name: found._asdict() for name, found in self.probes.items()},
+            "broken": [{"picture": str(each.picture), "why": each.why} for each in self.broken],
+        }
+
+
+def evaluate_classes(model: str, folder: Path, known: Path | None, templates: Sequence[str], progress: Progress) -> Classified:
+    """`nearfar evaluate MODEL --classes FOLDER [--known FOLDER]`."""
     from nearfar.data.picture_folder import look_at
-    from nearfar.encoders import load_encoder
+    from nearfar.encoders import ImageEncoder, load_encoder
     from nearfar.evaluation.zero_shot import TEMPLATES, classify
 
     if model == "bm25":
-        raise BadConfig("bm25 sees no pictures. Give a model with an image tower and a text tower.")
+        raise BadConfig("bm25 sees no pictures. Give a model with an image tower.")
     pictures, labels = read_classes(folder)
-    found = look_at(pictures, progress=progress)
     encoder = load_encoder(model, progress=progress)
-    made = classify(
-        encoder,
-        found.pictures,
-        labels,
-        names=sorted(set(labels.values())),
-        templates=templates or TEMPLATES,
-        name=model,
-        progress=progress,
-    )
-    return made, found.broken
+    found = look_at(pictures, _size(encoder), progress=progress)
+    zero_shot = None
+    if not isinstance(encoder, ImageEncoder):
+        names = sorted(set(labels.values()))
+        zero_shot = classify(
+            encoder, found.pictures, labels, names=names, templates=templates or TEMPLATES, name=model, progress=progress
+        )
+    elif known is None or templates:
+        raise BadConfig(
+            f"{model}: it reads no text, so the names of classes tell it nothing. Give pictures to learn from: --known FOLDER."
+        )
+    probes, broken = _probe(encoder, found.pictures, labels, known, progress) if known else ({}, ())
+    return Classified(zero_shot, probes, (len(found.pictures), len(set(labels.values()))), [*found.broken, *broken])
 
 
-def tell_classes(found: ZeroShot) -> str:
-    """The accuracy and the classes, the worst first."""
-    accuracy = found.accuracy
-    chance = 1 / max(len(found.classes), 1)
-    lines = [
-        f"accuracy {accuracy.mean:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}] on {len(found.evaluation.query_ids):,} pictures of "
-        f"{len(found.classes):,} classes (chance {chance:.3f})"
-    ]
-    for score in sorted(found.classes, key=lambda score: (score.accuracy.mean, score.name)):
+def _probe(
+    encoder: Encoder, pictures: Mapping[str, Picture], labels: Mapping[str, str], known: Path, progress: Progress
+) -> tuple[dict[str, Interval], Sequence[Broken]]:
+    """The accuracy of the votes of 20 and 200 neighbours among the known pictures, and of a linear layer fitted to them."""
+    import numpy as np
+
+    from nearfar.data.picture_folder import look_at
+    from nearfar.embedding import embed
+    from nearfar.evaluation import knn_accuracy, linear_probe
+    from nearfar.metrics import share_interval
+
+    others, classes = read_classes(known)
+    found = look_at(others, _size(encoder), progress=progress)
+    number = {name: place for place, name in enumerate(sorted({*classes.values(), *labels.values()}))}
+    rows = embed(encoder, list(pictures.values()), progress=progress, stage="pictures")
+    bank = embed(encoder, list(found.pictures.values()), progress=progress, stage="known pictures")
+    asked = np.array([number[labels[key]] for key in pictures])
+    told = np.array([number[classes[key]] for key in found.pictures])
+    right = {f"{k} neighbours": knn_accuracy(rows, asked, bank, told, k=k) for k in (20, 200) if k <= len(bank)}
+    right["linear layer"] = linear_probe(rows, asked, bank, told)
+    return {name: share_interval(int(each.sum()), len(each)) for name, each in right.items()}, found.broken
+
+
+def tell_classes(found: Classified) -> str:
+    """The accuracies, then the classes by their names, the worst first."""
+    pictures, classes = found.counts
+    lines = [f"{pictures:,} pictures of {classes:,} classes (chance {1 / classes:.3f})"]
+    told = {"names of the classes": found.zero_shot.accuracy} if found.zero_shot else {}
+    for name, accuracy in (told | dict(found.probes)).items():
+        lines.append(f"accuracy by {name:<22} {accuracy.mean:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}]")
+    for score in sorted(
+        found.zero_shot.classes if found.zero_shot else (), key=lambda score: (score.accuracy.mean, score.name)
+    ):
         instead = f"  most often taken for {score.instead}" if score.instead else ""
         interval = f"{score.accuracy.mean:.3f} [{score.accuracy.low:.3f}, {score.accuracy.high:.3f}]"
         lines.append(f"  {score.name[:30]:<30} {interval} of {score.pictures:,}{instead}")

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from nearfar.data.pictures import decode
+from nearfar.data.pictures import ENDINGS, is_picture_name
+from nearfar.data.pixel_store import decode_all
 from nearfar.errors import BadInput
 from nearfar.types import Picture, Progress, silent
-
-SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"))
-"""Endings of files that are taken for pictures, in any case of letters."""
-_LOOK = 8
-"""Pixels of a side at which a picture is looked at to see whether it can be read."""
 
 
 class Broken(NamedTuple):
@@ -45,35 +40,21 @@ def list_pictures(folder: Path | str) -> dict[str, Picture]:
     for place, folders, files in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
         inside = Path(place).relative_to(root)
-        found += [
-            (inside / name).as_posix()
-            for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
-        ]
+        found += [(inside / name).as_posix() for name in files if not name.startswith(".") and is_picture_name(name)]
     if not found:
-        raise BadInput(f"{root}: there is no picture in it (endings: {', '.join(sorted(SUFFIXES))}). Check the path.")
+        raise BadInput(f"{root}: there is no picture in it (endings: {', '.join(ENDINGS)}). Check the path.")
     return {name: Picture(name, file=root / name) for name in sorted(found)}
 
 
-def look_at(pictures: dict[str, Picture], *, only: Iterable[str] | None = None, progress: Progress = silent) -> Readable:
+def look_at(
+    pictures: Mapping[str, Picture], size: int, *, only: Iterable[str] | None = None, progress: Progress = silent
+) -> Readable:
     """The pictures that can be decoded, and the others with the reason. `only` are the keys to look at; others are taken to be whole.
 
-    Decodes in threads, so it takes a fraction of the time of encoding; memory a few pictures. Raises `Missing` without pillow.
+    `size` is that of the encoder which will see them: they are decoded as it needs them and kept (`nearfar.data.pixel_store`), so no picture is
+    decoded twice. Raises as `decode_all`.
     """
     wanted = list(pictures if only is None else only)
-    wrong: dict[str, Broken] = {}
-
-    def why(key: str) -> str | None:
-        try:
-            decode(pictures[key], _LOOK)
-        except BadInput as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool:
-        for done, (key, said) in enumerate(zip(wanted, pool.map(why, wanted), strict=True), 1):
-            if said is not None:
-                wrong[key] = Broken(pictures[key], said)
-            if done % 100 == 0 or done == len(wanted):
-                progress("look", done, len(wanted))
+    found = decode_all([pictures[key] for key in wanted], size, progress=progress) if wanted else None
+    wrong = {wanted[one.number]: Broken(pictures[wanted[one.number]], one.why) for one in found.unreadable} if found else {}
     return Readable({key: picture for key, picture in pictures.items() if key not in wrong}, list(wrong.values()))

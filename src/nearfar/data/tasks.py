@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nearfar.data.formats import Row, read_table
+from nearfar.data.picture_columns import picture_of
 from nearfar.data.text import normalize
 from nearfar.errors import BadInput
 from nearfar.files import atomic_file, atomic_folder, settle_folder
@@ -99,7 +100,10 @@ def _optional_text(row: Row, name: str) -> str:
 
 
 def _picture(row: Row, key: str, path: Path, text: str) -> Picture | None:
-    """The picture of a row that has one: a file, by its path from the task's folder, or bytes in a table's cell."""
+    """The picture of a row that has one: a file (or a member of a shard), by its path from the task's folder, or bytes in a table's cell.
+
+    Its name is that path as it is written, so a task that moves stays the same task.
+    """
     value = row.values.get("image")
     if value is None or value == "":
         return None
@@ -107,16 +111,11 @@ def _picture(row: Row, key: str, path: Path, text: str) -> Picture | None:
         raise BadInput(
             f"{row.where}: '{key}' has both an image and a text ({text[:40]!r}). An item is one of them: drop the other."
         )
-    if isinstance(value, dict):  # as `datasets` keeps an image
-        value = value.get("bytes") or value.get("path")
-    if isinstance(value, bytes):
-        return Picture(f"{path.name}#{key}", data=value)
-    if not isinstance(value, str):
-        raise BadInput(f"{row.where}: 'image' is {type(value).__name__}, expected the path of a file from {path.parent}.")
-    file = path.parent / value
-    if not file.is_file():
-        raise BadInput(f"{row.where}: there is no picture {file}. Put it there, or drop the line.")
-    return Picture(value, file=file)
+    found = picture_of(row.where, "image", value, path.parent)
+    named = value.get("path") if isinstance(value, dict) else value
+    if found.data is not None or not isinstance(named, str):
+        return found
+    return Picture(named, file=found.file, offset=found.offset, size=found.size)
 
 
 def _count(items: Mapping[str, str], what: str) -> str:
@@ -165,7 +164,7 @@ def write_task(folder: Path | str, task: Task, *, split: str = "test") -> None:
     """Write a task as a BEIR folder, atomically; `read_task` gives it back equal.
 
     Pictures are copied into the folder, under their names; one whose name is an absolute path stays where it is and is named. A name
-    that leads elsewhere (`../x.png`, `table.parquet#3`) is replaced by `images/NUMBER`. Raises `BadInput` where a picture cannot be read.
+    that leads elsewhere (`../x.png`, a member of a shard, bytes of a cell) is replaced by `images/NUMBER`. Raises `BadInput` where a picture cannot be read.
     """
 
     def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
