@@ -9,7 +9,7 @@ from nearfar.evaluation.image_text import Direction
 from nearfar.report import Grid, GridRow, Tile
 from nearfar.types import Task
 
-ROWS, TILES = 14, 8
+ROWS, TILES = 14, 7
 
 
 def rank_grid(title: str, caption: str, found: Direction, task: Task, *, best: bool, rows: int = ROWS) -> Grid:
@@ -30,6 +30,8 @@ def rank_grid(title: str, caption: str, found: Direction, task: Task, *, best: b
         query = evaluation.query_ids[number]
         right = {key for key, grade in task.judgements[query].items() if grade > 0}
         first = evaluation.ranked[number][:TILES]
+        if not right & set(first):
+            first = first[:-1]
         tiles = [
             Tile(task.corpus[key], f"{score:.2f}", "right" if key in right else "wrong")
             for key, score in zip(first, evaluation.scores[number], strict=False)

@@ -93,8 +93,12 @@ def render(report: Report) -> str:
             "No step was recorded.",
         ),
         *(render_grid(grid, thumbnails) for grid in report.grids),
-        _changes("What got better", report.gained, report.changed_against),
-        _changes("What got worse", report.lost, report.changed_against),
+        *(
+            # a page of grids shows its queries there
+            _changes(title, changes, report.changed_against)
+            for title, changes in (("What got better", report.gained), ("What got worse", report.lost))
+            if changes or not report.grids
+        ),
         _section(
             "Embedding map",
             scatter(report.points) if report.points else "",
