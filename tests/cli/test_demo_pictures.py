@@ -11,11 +11,15 @@ import pytest
 
 from nearfar.cli import demo_pictures, main
 from nearfar.cli.demo_pictures import Asked, tell_pictures
-from nearfar.cli.picture_grids import TILES, neighbour_grid, rank_grid
+from nearfar.cli.picture_grids import TILES, change_grid, neighbour_grid, rank_grid
+from nearfar.cli.run_report import report_run
 from nearfar.data.sources.named_pictures import NamedPictures
 from nearfar.data.tasks import read_task
+from nearfar.encoders import load_encoder
 from nearfar.errors import BadInput
+from nearfar.evaluation import RankChange
 from nearfar.evaluation.image_text import measure
+from nearfar.training import parse_settings, train
 from nearfar.types import Pair, Picture, Task, silent
 
 pytest.importorskip("PIL")
@@ -129,3 +133,24 @@ def test_neighbours_are_the_nearest_pictures_but_for_itself():
         order = [n for n in np.argsort(-(pictures @ pictures[number]), kind="stable") if n != number][:TILES]
         assert [tile.item for tile in row.tiles] == [task.corpus[keys[n]] for n in order]
         assert row.said == task.queries[f"q{number:02}"]
+
+
+def test_a_run_on_pictures_has_a_report_of_pictures(asked):
+    world = small_world()
+    start = load_encoder(f"clip:small-image:16+{asked.text}", dim=16)
+    config = parse_settings(["epochs=2", "loss.name=clip", "batch_size=16", "learning_rate=0.003", "evaluation.dev=0"])
+    result = train(world.train, out=asked.out, encoder=start, config=config, task=world.task)
+    page = report_run(result, encoder=load_encoder(asked.out)).read_text()
+    assert "What got better" in page
+    assert "Neighbours" in page
+    assert page.count("data:image/") >= len(world.task.corpus)
+
+
+def test_a_change_shows_the_right_picture_and_what_stood_first():
+    task = Task("t", {key: Picture(key) for key in "abc"}, {"q": "text"}, {"q": {"a": 1}})
+    change = RankChange("q", "text", 0.5, 3, 1, "a", "a", "b", "b", "a", "a")
+    [row] = change_grid("title", "caption", [change], task).rows
+    assert [(tile.item, tile.below, tile.mark) for tile in row.tiles] == [
+        ("a", "rank 3 → 1", "right"),
+        ("b", "first before", "wrong"),
+    ]

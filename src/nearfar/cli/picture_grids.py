@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float
 
+from nearfar.evaluation import RankChange
 from nearfar.evaluation.image_text import Direction
 from nearfar.report import Grid, GridRow, Tile
-from nearfar.types import Task
+from nearfar.types import Picture, Task
 
 ROWS, TILES = 14, 7
 
@@ -39,6 +42,24 @@ def rank_grid(title: str, caption: str, found: Direction, task: Task, *, best: b
         if not right & set(first):
             tiles.append(Tile(task.corpus[min(right)], f"rank {found.ranks[number]:,}", "right"))
         made.append(GridRow(task.queries[query], f"rank {found.ranks[number]:,} of {len(task.corpus):,}", tiles))
+    return Grid(title, caption, made)
+
+
+def has_pictures(task: Task) -> bool:
+    """Whether anything in a task is a picture."""
+    return any(isinstance(item, Picture) for side in (task.corpus, task.queries) for item in side.values())
+
+
+def change_grid(title: str, caption: str, changes: Sequence[RankChange], task: Task) -> Grid:
+    """Queries that moved: the right document with its rank before and after, then what each system put first where that was wrong."""
+    made = []
+    for change in changes:
+        moved = " → ".join(f"{rank:,}" if rank else "not found" for rank in (change.before, change.after))
+        tiles = [Tile(task.corpus[change.relevant_id], f"rank {moved}", "right")]
+        for key, said in ((change.before_id, "first before"), (change.after_id, "first now")):
+            if key is not None and task.judgements[change.query_id].get(key, 0) <= 0:
+                tiles.append(Tile(task.corpus[key], said, "wrong"))
+        made.append(GridRow(task.queries[change.query_id], f"{change.difference:+.2f}", tiles))
     return Grid(title, caption, made)
 
 
