@@ -94,6 +94,14 @@ def test_a_folder_that_moved_keeps_its_vectors_and_gets_its_new_place(model, fol
     assert all(isinstance(d, IndexedPicture) and d.file.is_relative_to(moved) for d in documents)
 
 
+def test_a_model_that_moved_is_found_at_its_new_place(model, folder, tmp_path):
+    shutil.copytree(model, tmp_path / "before")
+    assert run("index", tmp_path / "before", folder, "-o", tmp_path / "index") == 0
+    shutil.move(tmp_path / "before", tmp_path / "after")
+    assert run("index", tmp_path / "after", folder, "-o", tmp_path / "index") == 0
+    assert run("search", tmp_path / "index", "red") == 0
+
+
 def test_broken_pictures_are_named_and_counted_and_the_others_indexed(model, folder, tmp_path, capsys):
     (folder / "torn.png").write_bytes(png("red", size=64)[:50])
     (folder / "empty.jpg").write_bytes(b"")

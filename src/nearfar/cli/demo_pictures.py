@@ -51,7 +51,7 @@ SETTINGS = (
     "evaluation.dev=0",
     "evaluation.outside_texts=0",
 )
-EPOCHS = 8
+EPOCHS = 6
 TEXTS = {
     # a table wants far larger steps than a network
     "static": ("optimizer.scale=text.*:10",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +79,7 @@ def index_documents(
     if before is None:
         made = build_index(encoder, whole, kind=kind, name=name, progress=progress)  # pyright: ignore[reportArgumentType]
         return Indexed(made, None, broken)  # pyright: ignore[reportArgumentType]
+    before.model = replace(before.model, name=name)  # where the model is found now
     return Indexed(before, update_index(before, encoder, whole, progress=progress), broken)
 
 

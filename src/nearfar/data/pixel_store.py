@@ -95,6 +95,7 @@ def _through(store: _Store, pictures: Sequence[Picture], threads: int, progress:
     work = list(distinct.values())
     step = max(1, min(MOST, AT_ONCE // store.row_bytes))
     damaged = 0
+    progress("decode pictures", 0, len(work))
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(work), step):
             part = work[start : start + step]
