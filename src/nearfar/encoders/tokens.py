@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import numpy as np
 
 from nearfar.errors import BadInput
-from nearfar.types import Inputs, Picture, Role
+from nearfar.types import Inputs, Role
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -112,10 +112,6 @@ def tokenize(
         raise BadInput(f"texts: found one string ({items[:40]!r}). Pass a list of strings: [text].")
     parts: list[Tokens] = []
     for start in range(0, len(items), CHUNK):
-        if pictures := [item for item in items[start : start + CHUNK] if isinstance(item, Picture)]:
-            raise BadInput(
-                f"{pictures[0]}: a picture, and this encoder reads text. Choose one with an image tower for pairs of pictures."
-            )
         texts = [prompt + item if prompt and isinstance(item, str) else item for item in items[start : start + CHUNK]]
         try:
             found = tokenizer.encode_batch_fast(texts, add_special_tokens=special)
