@@ -79,9 +79,9 @@ def embed_inputs(
     if batch_tokens is None:
         batch_tokens = CACHED_TOKENS if _has_transformer(encoder) and encoder.device.type == "cpu" else BATCH_TOKENS
     rows = np.empty((len(inputs), encoder.dim), dtype=np.float32)
-    was = encoder.training if isinstance(encoder, nn.Module) else False
-    if isinstance(encoder, nn.Module):
-        encoder.eval()
+    module = encoder if isinstance(encoder, nn.Module) else nn.Identity()
+    was = module.training
+    module.eval()
     try:
         with torch.inference_mode():
             for batch in cut_padded(lengths_of(inputs), batch_tokens):
@@ -89,8 +89,7 @@ def embed_inputs(
                 if count is not None:
                     count(len(batch))
     finally:
-        if isinstance(encoder, nn.Module):
-            encoder.train(was)
+        module.train(was)
     return rows
 
 

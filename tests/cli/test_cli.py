@@ -453,6 +453,12 @@ def test_rows_that_are_no_pairs_name_the_command_that_leaves_them_out(run, place
     assert "To leave all 2 such rows out: nearfar audit bad.csv --columns query=ask --fix cleaned.csv" in err
     assert run("audit", "bad.csv", "--columns", "query=ask", "--fix", "cleaned.csv")[0] == 1
     assert (place / "cleaned.csv").read_text() == "ask,positive\nwhat is it,that it is\n"
+    (place / "bad.v1.csv").write_text("ask,positive\nwhat is it,that it is\nwho,\n")
+    again = [command[0], "bad.v1.csv", *command[2:]]
+    assert (
+        "To leave it out: nearfar audit bad.v1.csv --columns query=ask --fix cleaned.csv"
+        in run(*again, "--columns", "query=ask")[2]
+    )
     (place / "bad.csv").write_text("ask,positive\n,\n")
     assert "nearfar audit" not in run(*command, "--columns", "query=ask")[2]
 

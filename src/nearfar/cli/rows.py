@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from shlex import quote
 
 import numpy as np
 
@@ -20,6 +19,8 @@ def read_pairs_strictly(path: Path, *, columns: Mapping[str, str] | None = None,
     try:
         return read_pairs(path, columns=columns, allow_swapped=allow_swapped)
     except BadInput as error:
+        from nearfar.auditing.material import Material
+
         refused: list[BadInput] = []
         try:
             read_pairs(path, columns=columns, allow_swapped=True, refused=refused)
@@ -28,10 +29,8 @@ def read_pairs_strictly(path: Path, *, columns: Mapping[str, str] | None = None,
         if not refused or path.is_dir():
             raise
         told = ",".join(f"{ours}={theirs}" for ours, theirs in (columns or {}).items())
-        mapped = f" --columns {quote(told)}" if told else ""
         them = "it" if len(refused) == 1 else f"all {len(refused):,} such rows"
-        copy = f"cleaned{''.join(path.suffixes)}"
-        raise BadInput(f"{error} To leave {them} out: nearfar audit {quote(str(path))}{mapped} --fix {quote(copy)}") from None
+        raise BadInput(f"{error} To leave {them} out: {Material((), (), str(path), columns=told).fix()}") from None
 
 
 def read_texts(path: Path) -> dict[str, str]:

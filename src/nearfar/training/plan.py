@@ -16,7 +16,7 @@ from typing import Any
 from nearfar import __version__
 from nearfar.data.split import split_pairs
 from nearfar.data.tasks import task_from_pairs
-from nearfar.data.text import normalize
+from nearfar.data.text import agree, normalize
 from nearfar.errors import BadInput, Mismatch
 from nearfar.evaluation import fingerprint_task
 from nearfar.files import read_json
@@ -52,8 +52,10 @@ class Plan:
     def note(self) -> str:
         """What was left out, in a sentence; empty where nothing was."""
         count = self.without_negatives
-        whole = f"{len(self.pairs) + count:,} pairs to train on {'have' if count > 1 else 'has'} no hard negatives, and the loss learns from these"
-        return f"{count:,} of {whole}: left out" if count else ""
+        if not count:
+            return ""
+        of = f"{count:,} of {len(self.pairs) + count:,} pairs to train on"
+        return f"{of} {agree(count, 'have')} no hard negatives, and the loss learns from these: left out"
 
 
 def make_plan(pairs: Sequence[Pair], config: Config, *, dev: Task | None, task: Task | None) -> Plan:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from nearfar.data.sampling import PairTable, epoch_batches
+from nearfar.data.text import counted
 from nearfar.embedding import embed_inputs
 from nearfar.encoders import AnyEncoder
 from nearfar.errors import BadConfig
@@ -64,10 +65,9 @@ def check_due(pairs: Sequence[Pair], config: Config) -> None:
         total += len(epoch_batches(table, config.batch_size, seed=config.seed, epoch=epoch, mixture=mixture))
         if total > every:
             return
-    steps = f"{total:,} step{'s' if total > 1 else ''}"
     way = f"Mine more often (--remine {max(1, total // 4)}), or train" if total > 1 else "Train"
     raise BadConfig(
-        f"mining.every={every}: the run has {steps} ({len(pairs):,} pairs, batch_size={config.batch_size}, epochs={config.epochs}), and is over "
+        f"mining.every={every}: the run has {counted(total, 'step')} ({len(pairs):,} pairs, batch_size={config.batch_size}, epochs={config.epochs}), and is over "
         f"before anything is mined. {way} longer (--set epochs={config.epochs * (every // total + 1)})."
     )
 
