@@ -37,4 +37,5 @@ $(VENV)/ready: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/ready-test: $(VENV)/ready
 	$(PIP) -e ".[test,dev,bench]"
+	$(PIP) --no-deps pytablericons
 	touch $@

@@ -21,6 +21,7 @@ ON_ONE_FLOOR = {
     ("types", "errors"),
     ("files", "errors"),
     ("losses", "similarity"),
+    ("encoders", "data"),
     ("retrieval", "embedding"),
     ("training", "embedding"),
     ("evaluation", "embedding"),

@@ -279,6 +279,13 @@ def read_json(path: Path | str) -> Any:
         raise Damaged(f"{where}: this is not valid JSON ({error}). Restore the file or write it anew.") from error
 
 
+def cache_folder() -> Path:
+    """Where is kept what can be made again (tables from transformers, decoded pictures): $NEARFAR_CACHE, else `nearfar` in the user's cache folder."""
+    if own := os.environ.get("NEARFAR_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nearfar"
+
+
 def hash_file(path: Path | str) -> str:
     """SHA-256 of a file's bytes, as `sha256:<hex>`."""
     digest = hashlib.sha256()

@@ -21,6 +21,32 @@ Role = Literal["query", "document"]
 """What a text is used as: encoders may put another prompt before each."""
 
 
+class Picture(str):
+    """An image as an item of a pair: the name of its place, as text, and how to read its bytes (PNG, JPEG, ...) there.
+
+    It is text, so that it is compared, hashed, printed and written as its name wherever an item is only carried; two pictures of one
+    name are one item. Only an encoder with an image tower opens it, and encoders of text refuse it.
+    """
+
+    __slots__ = ("data", "file", "offset", "size")
+
+    def __new__(
+        cls, name: str | Path, *, file: Path | None = None, offset: int = 0, size: int | None = None, data: bytes | None = None
+    ) -> Self:
+        """`name` is the file itself, or what to call `size` bytes from `offset` of `file` (a member of a tar), or `data` (a table's cell)."""
+        made = super().__new__(cls, name)
+        made.file, made.offset, made.size, made.data = Path(name) if file is None else file, offset, size, data
+        return made
+
+    def read(self) -> bytes:
+        """Its encoded bytes. Raises `OSError` where the file is not there."""
+        if self.data is not None:
+            return self.data
+        with self.file.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(-1 if self.size is None else self.size)
+
+
 class MinedNegative(NamedTuple):
     """Where a hard negative came from: which search found it, at what place, and how near it is."""
 
@@ -36,7 +62,7 @@ class MinedNegative(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One training example. Raw items; today text.
+    """One training example. Raw items: text, or a `Picture`.
 
     `negatives` are hard negatives of this query, any number. Pairs of one `group` are never each other's negatives.
     `score` is a graded similarity where the data has one, `source` names where the pair came from. `teacher_scores` are another

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nearfar.errors import BadConfig, BadInput, Mismatch
-from nearfar.metrics import bootstrap_interval, holm, paired_difference, significance
+from nearfar.metrics import bootstrap_interval, holm, median_interval, paired_difference, significance
 
 RESAMPLES = 20_000
 
@@ -188,3 +188,16 @@ def test_holm_keeps_the_order_lies_between_p_and_bonferroni_and_is_the_step_down
 def test_holm_refuses_what_is_no_probability(p):
     with pytest.raises(BadInput, match="expected one-dimensional numbers"):
         holm(p)
+
+
+def test_the_interval_of_a_median_holds_it_in_at_least_95_percent_of_draws():
+    rng = np.random.default_rng(5)
+    for count in (7, 30, 101):
+        found = [median_interval(rng.exponential(size=count)) for _ in range(2000)]
+        assert np.mean([low <= np.log(2) <= high for _, low, high in found]) >= 0.945
+        assert all(low <= middle <= high for middle, low, high in found)
+
+
+def test_of_few_values_the_median_lies_between_the_smallest_and_the_largest():
+    assert median_interval([3.0, 1.0]) == (2.0, 1.0, 3.0)
+    assert median_interval([4.0]) == (4.0, 4.0, 4.0)

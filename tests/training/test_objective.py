@@ -18,7 +18,8 @@ from nearfar.files import hash_file
 from nearfar.training import parse_settings, train
 from nearfar.training.checkpoint import latest_checkpoint
 from nearfar.training.config import LossConfig, LossName
-from nearfar.training.objective import LOSSES, Objective, check_objective, new_parameters, unread_settings
+from nearfar.training.feeding import check_objective, unread_settings
+from nearfar.training.objective import LOSSES, Objective, new_parameters
 from nearfar.training.teachers import taught_pairs, teacher_scores
 from nearfar.types import Pair
 

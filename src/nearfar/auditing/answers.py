@@ -6,7 +6,7 @@ import numpy as np
 
 from nearfar.auditing.material import EXAMPLES, Material
 from nearfar.data.text import agree, counted, normalize, shorten
-from nearfar.types import Evidence, Finding
+from nearfar.types import Evidence, Finding, Picture
 
 MANY = 10
 """A passage that answers at least so many different queries is called a hub."""
@@ -19,8 +19,12 @@ SAME_MATTERS = 0.01
 
 
 def same_texts(material: Material) -> list[int]:
-    """The pairs whose query is their positive, after normalization."""
-    return [row for row, pair in enumerate(material.pairs) if normalize(pair.query) == normalize(pair.positive)]
+    """The pairs whose query is their positive, after normalization. A picture beside itself is none: its two views differ."""
+    return [
+        row
+        for row, pair in enumerate(material.pairs)
+        if not isinstance(pair.query, Picture) and normalize(pair.query) == normalize(pair.positive)
+    ]
 
 
 def check_answers(material: Material) -> list[Finding]:

@@ -93,17 +93,17 @@ def material_of(pairs: PairFile | Path | str | Sequence[Pair], **given: Any) -> 
     """What `audit` looks at. Raises as `audit`."""
     from pathlib import Path
 
-    from nearfar.auditing.reading import read_leniently
+    from nearfar.auditing.reading import read_leniently, without_broken
     from nearfar.data.pairs import PairFile
 
     if isinstance(pairs, (str, Path)):
         read = read_leniently(pairs)
-        return replace(read, **given)
+        return without_broken(replace(read, **given))
     if isinstance(pairs, PairFile):
-        return Material(pairs.pairs, pairs.where, str(pairs.path), **given)
+        return without_broken(Material(pairs.pairs, pairs.where, str(pairs.path), **given))
     if not pairs:
         raise BadInput("pairs: there are none. Give at least one pair.")
-    return Material(list(pairs), [f"pairs[{number}]" for number in range(len(pairs))], "PAIRS", **given)
+    return without_broken(Material(list(pairs), [f"pairs[{number}]" for number in range(len(pairs))], "PAIRS", **given))
 
 
 def audit_material(material: Material) -> Audit:
@@ -137,7 +137,11 @@ def _left_out(material: Material) -> list[str]:
     again = material.command()
     if material.task is None:
         found.append(f"leakage into the evaluation: no task was given. Add --task FOLDER: {again} --task FOLDER")
-    if material.encoder is None:
+    if material.encoder is None and material.has_pictures:
+        found.append(
+            f"whether captions belong to their pictures, negatives too hard or too easy: needs a model with an image tower: {again} --model RUN"
+        )
+    elif material.encoder is None:
         found.append(
             f"all that needs a model (mismatched positives beyond their words, scores, negatives too hard or too easy, what the model does not read): {again} --model static"
         )

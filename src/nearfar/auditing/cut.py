@@ -99,6 +99,8 @@ def _heap(unit: str, lengths: np.ndarray, is_open: np.ndarray) -> Heap | None:
 def check_cut(material: Material) -> list[Finding]:
     """`cut_in_file` (estimated: the heap less what lengths nearby explain), `cut_by_model` (counted, or by words where no model is given)."""
     found: list[Finding] = []
+    if material.has_pictures:
+        return found
     documents = material.documents.distinct
     for heap in cut_heaps(documents):
         count = max(0, round(len(heap.members) - heap.expected))

@@ -69,14 +69,22 @@ def fix(material: Material, source: Path | str, out: Path | str, *, columns: Map
     source, out = Path(source), Path(out)
     if out.resolve() == source.resolve():
         raise BadInput(f"{out}: this is the file that is audited. The original is never touched: give the copy another name.")
-    if source.is_dir():
+    if source.is_dir() or source.name.lower().endswith(".tar"):
         raise BadInput(
-            f"{source}: a `datasets` folder cannot be copied row by row. Save it as Parquet (`to_parquet`), and audit that."
+            f"{source}: a folder or shard cannot be copied row by row. Save a `datasets` folder as Parquet (`to_parquet`), list pictures in a "
+            "metadata.csv, and audit that."
+        )
+    if material.has_pictures and out.resolve().parent != source.resolve().parent:
+        raise BadInput(
+            f"{out}: the pictures of {source.name} are named from its folder. Write the copy beside it: --fix {source.with_name(out.name)}."
         )
     if suffix_of(source).removesuffix(".gz") != suffix_of(out).removesuffix(".gz"):
         raise BadInput(f"{out}: the copy is written in the format of {source.name} ({suffix_of(source)}). Give it that ending.")
-    gone = {material.where[row]: code for row, code in removals(material).items()}
-    gone |= {refused.where: "refused_rows" for refused in material.refused}
+    removed_pairs = removals(material)
+    left = {place for row, place in enumerate(material.where) if row not in removed_pairs}
+    # of a row with several captions or pictures all pairs must be wrong
+    gone = {material.where[row]: code for row, code in removed_pairs.items() if material.where[row] not in left}
+    gone |= {refused.where: "broken_pictures" if refused.is_picture else "refused_rows" for refused in material.refused}
     wrong: dict[str, set[int]] = {}
     firsts = np.searchsorted(material.owners, np.arange(len(material)))
     for number in np.flatnonzero(planted(material)):
@@ -112,7 +120,7 @@ def fix(material: Material, source: Path | str, out: Path | str, *, columns: Map
         listed.sort(key=lambda item: int(item["where"].rpartition(":")[2]))
     removed = out.with_name(f"{out.name}.removed.jsonl")
     with atomic_file(removed, "w") as handle:
-        handle.writelines(json.dumps(item, ensure_ascii=False, default=str) + "\n" for item in listed)
+        handle.writelines(json.dumps(item, ensure_ascii=False, default=_told) + "\n" for item in listed)
     _write(source, out, table.columns, kept, set(wrong))
     reasons: dict[str, int] = {}
     for item in listed:
@@ -124,6 +132,11 @@ def _lines(source: Path) -> list[str]:
     """The lines of a file of text, as they are."""
     data = source.read_bytes()
     return (gzip.decompress(data) if source.name.lower().endswith(".gz") else data).decode("utf-8-sig").split("\n")
+
+
+def _told(value: Any) -> str:
+    """What JSON has no form for, in words."""
+    return f"({len(value):,} bytes)" if isinstance(value, bytes) else str(value)
 
 
 def _write(source: Path, out: Path, columns: Sequence[str], kept: Sequence[Row], changed: set[str]) -> None:

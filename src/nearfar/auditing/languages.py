@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 
 from nearfar.auditing.material import EXAMPLES, Material
-from nearfar.types import Evidence, Finding
+from nearfar.types import Evidence, Finding, Picture
 
 _WORD = re.compile(r"[^\W\d_]+")
 COMMON: dict[str, frozenset[str]] = {
@@ -244,14 +244,15 @@ def language_of(text: str) -> str | None:
 
 
 def check_languages(material: Material) -> list[Finding]:
-    """`language_mix`: counted over the pairs whose positive tells its language. Different languages on the two sides are named too."""
+    """`language_mix`: counted over the pairs whose positive (or caption of a picture) tells its language. Different languages on the two sides are named too."""
     told: list[tuple[int, str]] = []
     across: list[int] = []
     for row, pair in enumerate(material.pairs):
-        positive = language_of(pair.positive)
+        text, other = (pair.query, None) if isinstance(pair.positive, Picture) else (pair.positive, pair.query)
+        positive = None if isinstance(text, Picture) else language_of(text)
         if positive is not None:
             told.append((row, positive))
-            query = language_of(pair.query)
+            query = None if other is None or isinstance(other, Picture) else language_of(other)
             if query is not None and query != positive:
                 across.append(row)
     counts = Counter(name for _, name in told)
@@ -267,7 +268,7 @@ def check_languages(material: Material) -> list[Finding]:
             "language_mix",
             "data",
             "info",
-            f"{'several languages' if share >= MIXED else 'a few texts in another language'}: {shown} of {len(told):,} positives that tell.{both}",
+            f"{'several languages' if share >= MIXED else 'a few texts in another language'}: {shown} of {len(told):,} {'captions' if material.has_pictures else 'positives'} that tell.{both}",
             len(others),
             len(told),
             share,

@@ -6,11 +6,14 @@ of mismatched pairs is the density of the lower ranks, as Storey 2002 ("A direct
 null hypotheses from large p-values. Where that density is the same from the first tenth on, all beyond it is counted. Pairs that belong together but rank low (an abbreviation in place of the name) make that too large. Their density
 falls: measured on real sets (`docs/audit.md`) the last quarter holds about a third of what the quarter before the middle has more than it, which is taken off.
 The interval reaches from what is left, less its sampling error, to the density itself, more its own: both ends are honest about what cannot be known.
+With pictures words tell nothing: ranks are by the model alone, which must not have been trained on these pairs (it would know them by heart; `by_halves`).
 Ranks are by BM25, or by the sum of BM25 and a model's cosine, each less the document's mean and in units of its spread over the query's others.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,9 +21,10 @@ from jaxtyping import Float
 
 from nearfar.auditing.material import Material, severity_of
 from nearfar.auditing.words import Terms
+from nearfar.errors import BadInput
 from nearfar.metrics import share_interval
 from nearfar.metrics.shares import Z
-from nearfar.types import Finding
+from nearfar.types import Encoder, Finding, Pair
 
 PAIRS = 20_000
 """Pairs looked at, at most: chosen by the seed."""
@@ -46,21 +50,22 @@ def percentiles(material: Material) -> tuple[np.ndarray, Float[np.ndarray, " m"]
     if len(rows) > PAIRS:
         rows = np.sort(rng.choice(rows, PAIRS, replace=False))
     pairs = [material.pairs[row] for row in rows]
-    words = Terms([pair.query for pair in pairs], [pair.positive for pair in pairs])
+    words = None if material.has_pictures else Terms([pair.query for pair in pairs], [pair.positive for pair in pairs])
     others = np.sort(rng.choice(len(pairs), min(OTHERS, len(pairs)), replace=False))
     own = np.arange(len(pairs))
-    means = words.means()
+    means = words.means() if words is not None else None
     vectors = _vectors(material, rows)
     found = np.empty(len(pairs))
     told = np.full(len(pairs), vectors is not None)
     for start in range(0, len(pairs), _ROWS):
         part = own[start : start + _ROWS]
-        table, mine = words.against(part, others), words.scores(part, part)
-        told[part] |= table.any(axis=1) | (mine > 0)
-        table, mine = table - means[others], mine - means[part]
         # one's own document among the others is no other
         itself = material.positives[rows[part]][:, None] == material.positives[rows[others]][None, :]
-        table, mine = _standard(table, mine, itself)
+        table, mine = np.zeros(itself.shape), np.zeros(len(part))
+        if words is not None and means is not None:
+            table, mine = words.against(part, others), words.scores(part, part)
+            told[part] |= table.any(axis=1) | (mine > 0)
+            table, mine = _standard(table - means[others], mine - means[part], itself)
         if vectors is not None:
             queries, documents = vectors
             centre = documents @ queries.mean(axis=0)
@@ -99,6 +104,40 @@ def _standard(table: np.ndarray, mine: np.ndarray, itself: np.ndarray) -> tuple[
     return (table - middle[:, None]) / spread[:, None], (mine - middle) / spread
 
 
+def by_halves(material: Material, fit: Callable[[Sequence[Pair]], Encoder]) -> tuple[np.ndarray, Float[np.ndarray, " m"]]:
+    """`percentiles` of pairs that no model has seen: `fit` trains an encoder on one half of the pairs, the other half is ranked by it, both ways.
+
+    A model that was trained on a mismatched pair ranks it near the top. All pairs of one positive are in one half, so neither model has seen a positive that it ranks; a query may be
+    in both (shuffled pairs tie everything to everything). Raises `BadInput` for a single positive.
+    """
+    count = int(material.positives.max(initial=0)) + 1
+    if count < 2:
+        raise BadInput(f"{material.name}: {count} positive cannot be halved. Give pairs of at least two.")
+    is_first = np.zeros(count, bool)
+    is_first[np.random.default_rng(material.seed).permutation(count)[: count // 2]] = True
+    rows: list[np.ndarray] = []
+    ranks: list[np.ndarray] = []
+    for side in (True, False):
+        own, other = (np.flatnonzero(is_first[material.positives] == which) for which in (side, not side))
+        encoder = fit([material.pairs[row] for row in other.tolist()])
+        part = replace(
+            material,
+            pairs=[material.pairs[row] for row in own.tolist()],
+            where=[material.where[row] for row in own.tolist()],
+            encoder=encoder,
+            refused=(),
+        )
+        found, its = percentiles(part)
+        rows.append(own[found])
+        ranks.append(its)
+    return np.concatenate(rows), np.concatenate(ranks)
+
+
+def worst(rows: np.ndarray, ranks: Float[np.ndarray, " m"], share: float) -> np.ndarray:
+    """The share of these rows that rank lowest, ascending: what to leave out of pairs of which so many are mismatched. Some of them are not."""
+    return np.sort(rows[np.argsort(-ranks, kind="stable")[: round(share * len(rows))]])
+
+
 class Mismatched(NamedTuple):
     """The estimated share of mismatched pairs, its interval, and what was taken off for pairs that belong together and rank low."""
 
@@ -129,6 +168,8 @@ def check_matching(material: Material) -> list[Finding]:
     """`mismatched_positives`, estimated."""
     if len(_judged(material)) < LEAST or len(np.unique(material.positives)) < LEAST:
         return []
+    if material.has_pictures and material.encoder is None:
+        return []
     rows, ranks = percentiles(material)
     if len(rows) < LEAST:
         return []
@@ -136,7 +177,13 @@ def check_matching(material: Material) -> list[Finding]:
     # where more had to be taken off than is left, the similarity does not know these texts well enough to accuse anyone; words alone know least
     doubt = taken if material.encoder is not None else 2 * taken
     severity = "info" if share < doubt else severity_of(low, FLOOR, MANY)
-    by = f"{material.model_name} and BM25" if material.encoder is not None else "BM25 alone"
+    by = (
+        material.model_name
+        if material.has_pictures
+        else f"{material.model_name} and BM25"
+        if material.encoder is not None
+        else "BM25 alone"
+    )
     worst = rows[np.argsort(-ranks, kind="stable")]
     look = "" if material.encoder is not None else " A model tells more: add --model static."
     if severity == "info":

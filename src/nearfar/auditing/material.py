@@ -11,7 +11,7 @@ import numpy as np
 
 from nearfar.data.near_duplicates import near_groups
 from nearfar.data.text import normalize, shorten
-from nearfar.types import Encoder, Evidence, Pair, Progress, Severity, Task, silent
+from nearfar.types import Encoder, Evidence, Pair, Picture, Progress, Severity, Task, silent
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -45,6 +45,8 @@ class Refused(NamedTuple):
 
     where: str
     why: str
+    is_picture: bool = False
+    """Whether it is one but for a picture that is missing or broken."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,11 @@ class Material:
     def owners(self) -> np.ndarray:
         """The pair of each hard negative [m]."""
         return np.repeat(np.arange(len(self.pairs)), [len(pair.negatives) for pair in self.pairs])
+
+    @cached_property
+    def has_pictures(self) -> bool:
+        """Whether a query or a document is a picture: then words tell nothing of who belongs to whom."""
+        return any(isinstance(item, Picture) for texts in (self.queries, self.documents) for item in texts.distinct)
 
     @cached_property
     def query_groups(self) -> np.ndarray:

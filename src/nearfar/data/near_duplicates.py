@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nearfar.types import Picture
+
 _WORD = re.compile(r"\w+")
 _SLACK = 1e-9  # of products that should be whole
 ELEMENTS = 1 << 22
@@ -59,7 +61,7 @@ def are_near(texts: Sequence[str], one: np.ndarray, other: np.ndarray, *, simila
 def near_groups(texts: Sequence[str], *, similarity: float = 0.8) -> np.ndarray:
     """The number of the group of each text, [n] int64: texts linked by pairs of at least `similarity` (Jaccard, of word pairs) are one group.
 
-    Groups are numbered by their first text's number. Texts without a word are groups of their own. Exact while no more than `LOOKED` texts share a rare
+    Groups are numbered by their first text's number. Texts without a word, and pictures, are groups of their own. Exact while no more than `LOOKED` texts share a rare
     shingle. Memory some 50 bytes a word.
     """
     sets = _sets(texts)
@@ -116,7 +118,7 @@ def _sets(texts: Sequence[str]) -> _Sets:
     number.default_factory = number.__len__
     flat, lengths = array("q"), array("q")
     for text in texts:
-        words = _WORD.findall(text.lower())
+        words = () if isinstance(text, Picture) else _WORD.findall(text.lower())
         flat.extend(map(number.__getitem__, words))
         lengths.append(len(words))
     words_of = np.frombuffer(lengths, np.int64) if lengths else np.zeros(0, np.int64)

@@ -6,14 +6,20 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice, product
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from nearfar.data.formats import Row, read_table, refuse_halves, write_table
+from nearfar.data.broken import LeftOut, NoPicture, refuse_too_many, tell
+from nearfar.data.formats import Row, refuse_halves, write_table
+from nearfar.data.pair_facts import mined_of, teacher_scores
+from nearfar.data.picture_columns import BESIDE, cell_of, picture_of, plan, several
+from nearfar.data.picture_groups import group_shared
+from nearfar.data.picture_tables import open_table
 from nearfar.data.text import counted
 from nearfar.errors import BadInput
-from nearfar.types import MinedNegative, Pair
+from nearfar.types import Pair, Picture
 
 NAMES: dict[str, tuple[str, ...]] = {
     "query": ("query", "anchor", "question", "sentence1"),
@@ -40,11 +46,13 @@ class PairFile:
     pairs: list[Pair]
     where: list[str]
     understood: str
+    left_out: tuple[LeftOut, ...] = ()
+    """Rows whose picture is missing or empty."""
 
 
 class _Columns(NamedTuple):
-    query: str
-    positive: str
+    query: str | None  # None where all of them are in a column of pictures beside it
+    positive: str | None
     negatives: list[str]  # single-text columns, in order
     lists: str | None
     score: str | None
@@ -52,6 +60,13 @@ class _Columns(NamedTuple):
     source: str | None
     teacher_scores: str | None
     mined: str | None
+    pictures: frozenset[str] = frozenset()
+    beside: Mapping[str, str] = {}  # by role the column of pictures beside that of texts
+    base: Path = Path()
+
+
+_PEEKED = 64
+"""Rows looked at to tell columns of pictures."""
 
 
 def read_pairs(
@@ -61,40 +76,61 @@ def read_pairs(
     allow_swapped: bool = False,
     refused: list[BadInput] | None = None,
 ) -> PairFile:
-    """Read pairs from JSONL (.gz too), CSV, TSV, Parquet, or a folder written by `datasets`.
+    """Read pairs from JSONL (.gz too), CSV, TSV, Parquet, a folder written by `datasets`, a folder of pictures, or webdataset shards (.tar).
 
     `columns` maps our names to the file's (`{"query": "title"}`); others are found by the usual names (`NAMES`), in capitals too. Hard negatives
     come as `negative`, `negative_1..n` (empty cells are skipped) or a `negatives` list of any length (JSON text in CSV), a teacher's
     scores of the positive and each of them as a list `teacher_scores`, and where each came from as a list `mined` (`nearfar mine` writes it).
+    Pictures (`docs/images.md`): a column `image`, `image_path`, `file_name`, ... holds paths (from the file's folder) or bytes, beside `caption`, `text`, ... or a `label`; a list of
+    captions or of pictures in a cell makes a pair of each. A row whose picture is missing or empty goes to `left_out`; more than 5 % of them is an error.
     Raises `BadInput` with file and line for anything that is missing, empty, torn, or looks swapped (unless `allow_swapped`). A line or row that is
     no pair goes to `refused`, where that is given, instead of ending the reading; what cannot be read as rows is raised all the same.
     """
     path = Path(path)
-    table = read_table(path, refused)
+    table, base, kind = open_table(path, refused)
     if refused and not table.columns:
         raise refused[0]
-    chosen = _understand(path, table.columns, columns or {})
+    rows = iter(table.rows)
+    first = list(islice(rows, _PEEKED))
+    chosen = _understand(path, table.columns, columns or {}, [row.values for row in first], base)
     pairs: list[Pair] = []
     where: list[str] = []
-    for row in table.rows:
+    left_out: list[LeftOut] = []
+    total = 0
+    for row in chain(first, rows):
+        total += 1
         try:
-            pairs.append(_pair(row, chosen))
+            made = _pairs(row, chosen)
+        except NoPicture as error:
+            if refused is not None:
+                refused.append(error)
+            left_out.append(LeftOut(row.where, str(error).removeprefix(f"{row.where}: ")))
+            continue
         except BadInput as error:
             if refused is None:
                 raise
             refused.append(error)
             continue
-        where.append(row.where)
+        pairs += made
+        where += [row.where] * len(made)
+    if refused is None:
+        refuse_too_many(str(path), left_out, total)
     if not pairs and refused:
         raise refused[0]
     if not pairs:
         raise BadInput(f"{path}: a header but no rows. Expected a row per pair.")
-    if not allow_swapped:
+    if not allow_swapped and not chosen.pictures:
         _refuse_swapped(chosen, pairs, where)
-    return PairFile(path, pairs, where, _said(path, chosen, table.columns, pairs))
+    said = _said(path, kind, chosen, table.columns, pairs) + (f"; {tell(left_out)}" if left_out else "")
+    if chosen.pictures:
+        pairs, wide = group_shared(pairs)
+        said += f"; {wide:,} pairs share captions and pictures too widely to be one thing, and have no group" if wide else ""
+    return PairFile(path, pairs, where, said, tuple(left_out))
 
 
-def _understand(path: Path, found: Sequence[str], mapping: Mapping[str, str]) -> _Columns:
+def _understand(
+    path: Path, found: Sequence[str], mapping: Mapping[str, str], samples: Sequence[Mapping[str, Any]], base: Path
+) -> _Columns:
     for ours, theirs in mapping.items():
         if ours not in NAMES:
             raise BadInput(
@@ -102,7 +138,8 @@ def _understand(path: Path, found: Sequence[str], mapping: Mapping[str, str]) ->
             )
         if theirs not in found:
             raise BadInput(f"{path}:1: there is no column '{theirs}' (asked for as {ours}). Found: {', '.join(found)}.")
-    taken = set(mapping.values())
+    mapping, pictures, beside = plan(found, mapping, samples, base, NAMES)
+    taken = set(mapping.values()) | set(beside.values())
 
     def pick(ours: str) -> str | None:
         if ours in mapping:
@@ -118,7 +155,7 @@ def _understand(path: Path, found: Sequence[str], mapping: Mapping[str, str]) ->
 
     picked = {ours: pick(ours) for ours in NAMES}
     for ours in ("query", "positive"):
-        if picked[ours] is None:
+        if picked[ours] is None and ours not in beside:
             raise BadInput(
                 f"{path}:1: no column for the {ours}. Found: {', '.join(map(repr, found))}; looked for {', '.join(NAMES[ours])}. "
                 + (
@@ -132,8 +169,8 @@ def _understand(path: Path, found: Sequence[str], mapping: Mapping[str, str]) ->
     numbered = sorted((name for name in found if _NUMBERED.match(name)), key=lambda name: int(name.rpartition("_")[2]))
     single = ([picked["negative"]] if picked["negative"] else []) + numbered
     return _Columns(
-        str(picked["query"]),
-        str(picked["positive"]),
+        picked["query"],
+        picked["positive"],
         single,
         picked["negatives"],
         picked["score"],
@@ -141,7 +178,24 @@ def _understand(path: Path, found: Sequence[str], mapping: Mapping[str, str]) ->
         picked["source"],
         picked["teacher_scores"],
         picked["mined"],
+        pictures,
+        beside,
+        base,
     )
+
+
+def _items(row: Row, column: str | None, role: str, chosen: _Columns) -> list[str]:
+    """What stands for the query, or the positive, of a row: one text or picture, or several of a list."""
+    pictures = chosen.beside.get(role)
+    if pictures is not None and (column is None or row.values.get(pictures) not in (None, "")):
+        return list(several(row, pictures, chosen.base))
+    assert column is not None
+    if column in chosen.pictures:
+        return list(several(row, column, chosen.base))
+    cell = row.values.get(column)
+    if isinstance(cell, list) and chosen.pictures:  # several captions of one picture
+        return [_text(Row(row.where, {f"{column}[{i}]": one}), f"{column}[{i}]") for i, one in enumerate(cell)]
+    return [_text(row, column)]
 
 
 def _text(row: Row, column: str) -> str:
@@ -160,10 +214,34 @@ def _text(row: Row, column: str) -> str:
     return value
 
 
-def _pair(row: Row, chosen: _Columns) -> Pair:
-    negatives = [_text(row, name) for name in chosen.negatives if row.values.get(name) not in (None, "")]
-    if chosen.lists is not None:
-        negatives += _negative_list(row, chosen.lists)
+def _negatives(row: Row, chosen: _Columns) -> list[str]:
+    """The hard negatives of a row: those of single cells, then those of its lists (texts, pictures, or both, each in the other's gaps)."""
+    cells = [(name, row.values.get(name)) for name in chosen.negatives]
+    found: list[str] = [
+        picture_of(row.where, name, cell, chosen.base) if name in chosen.pictures else _text(row, name)
+        for name, cell in cells
+        if cell not in (None, "")
+    ]
+    texts = _cell_list(row, chosen.lists)
+    pictures = _cell_list(row, chosen.beside.get("negatives"))
+    if texts and pictures and len(texts) != len(pictures):
+        raise BadInput(
+            f"{row.where}: '{chosen.lists}' has {len(texts)} entries and '{BESIDE['negatives']}' {len(pictures)}. Leave a null in one where the other has an entry."
+        )
+    for i in range(max(len(texts), len(pictures))):
+        if pictures and pictures[i] is not None:
+            found.append(picture_of(row.where, f"{BESIDE['negatives']}[{i}]", pictures[i], chosen.base))
+        elif chosen.lists in chosen.pictures:
+            found.append(picture_of(row.where, f"{chosen.lists}[{i}]", texts[i], chosen.base))
+        else:
+            name = f"{chosen.lists}[{i}]"
+            found.append(_text(Row(row.where, {name: texts[i] if texts else None}), name))
+    return found
+
+
+def _pairs(row: Row, chosen: _Columns) -> list[Pair]:
+    """The pairs of a row: one, or of several captions or pictures one for each."""
+    negatives = _negatives(row, chosen)
     score = row.values.get(chosen.score) if chosen.score else None
     if score in (None, ""):
         score = None
@@ -181,20 +259,20 @@ def _pair(row: Row, chosen: _Columns) -> Pair:
         value = row.values.get(column) if column else None
         return None if value is None or value == "" else str(value)
 
-    return Pair(
-        _text(row, chosen.query),
-        _text(row, chosen.positive),
-        tuple(negatives),
-        label(chosen.group),
-        score,
-        label(chosen.source),
-        _teacher_scores(row, chosen.teacher_scores, len(negatives)) if chosen.teacher_scores else (),
-        _mined(row, chosen.mined, len(negatives)) if chosen.mined else (),
-    )
+    teacher = teacher_scores(row, chosen.teacher_scores, len(negatives)) if chosen.teacher_scores else ()
+    mined = mined_of(row, chosen.mined, len(negatives)) if chosen.mined else ()
+    queries = _items(row, chosen.query, "query", chosen)
+    if chosen.query == chosen.positive:  # each picture with itself
+        both = [(one, one) for one in queries]
+    else:
+        both = list(product(queries, _items(row, chosen.positive, "positive", chosen)))
+    facts = (tuple(negatives), label(chosen.group), score, label(chosen.source), teacher, mined)
+    return [Pair(query, positive, *facts) for query, positive in both]
 
 
-def _negative_list(row: Row, column: str) -> list[str]:
-    value = row.values.get(column)
+def _cell_list(row: Row, column: str | None) -> list[Any]:
+    """The entries of a list of hard negatives, as they stand; none without the column."""
+    value = row.values.get(column) if column is not None else None
     if value in (None, ""):
         return []
     if isinstance(value, str):
@@ -207,7 +285,7 @@ def _negative_list(row: Row, column: str) -> list[str]:
         refuse_halves(row.where, value)
     if not isinstance(value, list):
         raise BadInput(f"{row.where}: '{column}' is {type(value).__name__}, expected a list of texts.")
-    return [_text(Row(row.where, {f"{column}[{i}]": item}), f"{column}[{i}]") for i, item in enumerate(value)]
+    return value
 
 
 def drop_negatives(
@@ -218,10 +296,10 @@ def drop_negatives(
     Cells of single negatives become empty. Of the list, and of every other list with one entry for each hard negative (their scores, say) or one
     more before them (`teacher_scores`), the same entries go; all else stays as it is. `columns` as for `read_pairs`.
     """
-    chosen = _understand(path, found, columns or {})
+    chosen = _understand(path, found, columns or {}, [record], path.parent)
     result = dict(record)
     cells = [name for name in chosen.negatives if record.get(name) not in (None, "")]
-    total = len(_pair(Row(str(path), record), chosen).negatives)
+    total = len(_negatives(Row(str(path), record), chosen))
     in_list = total - len(cells)
     for number, name in enumerate(cells):
         if number in dropped:
@@ -234,7 +312,7 @@ def drop_negatives(
             continue
         if not isinstance(entries, list):
             continue
-        if name == chosen.lists:
+        if name in (chosen.lists, chosen.beside.get("negatives")):
             before, reach = -len(cells), in_list
         elif name == chosen.teacher_scores:
             before, reach = 1, total + 1
@@ -244,59 +322,6 @@ def drop_negatives(
             kept = [entry for place, entry in enumerate(entries) if place - before not in dropped or place < before]
             result[name] = json.dumps(kept, ensure_ascii=False) if is_text else kept
     return result
-
-
-def _teacher_scores(row: Row, column: str, negatives: int) -> tuple[float, ...]:
-    value = row.values.get(column)
-    if value in (None, ""):
-        return ()
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            value = None
-    try:
-        scores = tuple(float(number) for number in value)  # type: ignore[union-attr]
-    except (TypeError, ValueError):
-        raise BadInput(f"{row.where}: '{column}' is {str(row.values[column])[:40]!r}, expected a list of numbers.") from None
-    if len(scores) != negatives + 1 or not all(abs(score) < float("inf") for score in scores):
-        raise BadInput(
-            f"{row.where}: '{column}' holds {len(scores)} numbers, expected {negatives + 1} finite ones: the positive's, then one for each of "
-            f"{negatives} hard negatives."
-        )
-    return scores
-
-
-def _mined(row: Row, column: str, negatives: int) -> tuple[MinedNegative, ...]:
-    value = row.values.get(column)
-    if value in (None, "", []):
-        return ()
-    try:
-        told = json.loads(value) if isinstance(value, str) else value
-        found = tuple(
-            MinedNegative(str(one["source"]), int(one["rank"]), _number(one.get("score")), _number(one.get("margin")))
-            for one in told  # type: ignore[union-attr]
-        )
-    except (TypeError, ValueError, KeyError, AttributeError):
-        raise BadInput(
-            f"{row.where}: '{column}' is {str(value)[:60]!r}, expected a list with source, rank, score and margin of each hard negative, as "
-            f"`nearfar mine` writes it. Drop the column '{column}' if something else wrote it."
-        ) from None
-    if len(found) != negatives:
-        raise BadInput(
-            f"{row.where}: '{column}' tells of {len(found)} hard negatives, and there are {negatives}. Drop the column '{column}' where "
-            "negatives were added or taken out by hand."
-        )
-    return found
-
-
-def _number(value: Any) -> float | None:
-    if value is None:
-        return None
-    number = float(value)
-    if not abs(number) < float("inf"):
-        raise ValueError(value)
-    return number
 
 
 def looks_swapped(pairs: Sequence[Pair]) -> bool:
@@ -321,16 +346,23 @@ def _refuse_swapped(chosen: _Columns, pairs: Sequence[Pair], where: Sequence[str
         )
 
 
-def _said(path: Path, chosen: _Columns, found: Sequence[str], pairs: Sequence[Pair]) -> str:
-    used = [chosen.query, chosen.positive, *chosen.negatives]
-    parts = [f"query from '{chosen.query}'", f"positive from '{chosen.positive}'"]
+def _said(path: Path, kind: str, chosen: _Columns, found: Sequence[str], pairs: Sequence[Pair]) -> str:
+    used: list[str | None] = [chosen.query, chosen.positive, *chosen.negatives, *chosen.beside.values()]
+    parts = []
+    for role in ("query", "positive"):
+        column, pictures = getattr(chosen, role), chosen.beside.get(role)
+        told = [] if column is None else [f"{role} {'(pictures) ' if column in chosen.pictures else ''}from '{column}'"]
+        told += [] if pictures is None else [f"{role} (pictures) from '{pictures}'"]
+        parts += told
+    if chosen.query == chosen.positive:
+        parts = [f"each picture of '{chosen.query}' with itself"]
     negatives = [len(p.negatives) for p in pairs]
     if max(negatives):
         names = [
             *([f"{chosen.negatives[0]}"] if chosen.negatives else []),
             *([chosen.negatives[-1]] if len(chosen.negatives) > 1 else []),
         ]
-        columns = "..".join(names) or chosen.lists
+        columns = "..".join(names) or chosen.lists or chosen.beside.get("negatives")
         counts = f"{min(negatives)} to {max(negatives)} hard negatives"
         if min(negatives) == max(negatives):
             counts = counted(max(negatives), "hard negative")
@@ -343,7 +375,7 @@ def _said(path: Path, chosen: _Columns, found: Sequence[str], pairs: Sequence[Pa
             parts.append(shown if name == column else f"{shown} from '{column}'")
     ignored = [name for name in found if name not in used and name != chosen.lists]
     tail = f"; not used: {', '.join(ignored)}" if ignored else ""
-    return f"{path.name}: {counted(len(pairs), 'pair')}, {', '.join(parts)}{tail}"
+    return f"{path.name}{kind}: {counted(len(pairs), 'pair')}, {', '.join(parts)}{tail}"
 
 
 def _semicolons(found: Sequence[str]) -> bool:
@@ -351,15 +383,24 @@ def _semicolons(found: Sequence[str]) -> bool:
 
 
 def write_pairs(path: Path | str, pairs: Iterable[Pair]) -> None:
-    """Write pairs in the format of the name, atomically; `read_pairs` gives them back equal. Columns without a value are left out."""
+    """Write pairs in the format of the name, atomically; `read_pairs` gives them back equal. Columns without a value are left out.
+
+    Pictures go into columns of their own (`query_image`, `positive_image`, `negative_images`), as paths from the file's folder; those that are bytes stay bytes, in Parquet alone
+    (`BadInput` elsewhere).
+    """
+    path = Path(path)
     records: list[dict[str, Any]] = []
     for pair in pairs:
-        negatives = list(pair.negatives) or None
+        pictures = [cell_of(one, path) if isinstance(one, Picture) else None for one in pair.negatives]
+        texts = [None if isinstance(one, Picture) else one for one in pair.negatives]
         records.append(
             {
-                "query": pair.query,
-                "positive": pair.positive,
-                "negatives": negatives,
+                "query": None if isinstance(pair.query, Picture) else pair.query,
+                "query_image": cell_of(pair.query, path) if isinstance(pair.query, Picture) else None,
+                "positive": None if isinstance(pair.positive, Picture) else pair.positive,
+                "positive_image": cell_of(pair.positive, path) if isinstance(pair.positive, Picture) else None,
+                "negatives": texts if any(one is not None for one in texts) else None,
+                "negative_images": pictures if any(one is not None for one in pictures) else None,
                 "group": pair.group,
                 "score": pair.score,
                 "source": pair.source,
@@ -367,9 +408,5 @@ def write_pairs(path: Path | str, pairs: Iterable[Pair]) -> None:
                 "mined": [one._asdict() for one in pair.mined] or None,
             }
         )
-    used = [
-        name
-        for name in ("query", "positive", "negatives", "group", "score", "source", "teacher_scores", "mined")
-        if name in ("query", "positive") or any(r[name] is not None for r in records)
-    ]
-    write_table(Path(path), used, records)
+    used = [name for name in (records[0] if records else ("query", "positive")) if any(r[name] is not None for r in records)]
+    write_table(path, used or ["query", "positive"], records)

@@ -193,7 +193,9 @@ def shares_by_temperature(table: PairTable, temperature: float) -> dict[str, flo
     return dict(zip(table.sources, (shares / shares.sum()).tolist(), strict=True))
 
 
-def epoch_batches(table: PairTable, batch_size: int, *, seed: int, epoch: int, mixture: Mixture = PLAIN) -> list[np.ndarray]:
+def epoch_batches(
+    table: PairTable, batch_size: int, *, seed: int, epoch: int, mixture: Mixture = PLAIN, groups_apart: bool = True
+) -> list[np.ndarray]:
     """The batches (arrays of pair numbers) of one epoch, in an order given by (seed, epoch) alone.
 
     Without shares an epoch is every pair once. With shares it is as many pairs as there are, of each source its share: a source goes round
@@ -202,20 +204,21 @@ def epoch_batches(table: PairTable, batch_size: int, *, seed: int, epoch: int, m
 
     No full batch holds two pairs of one candidate text or of one group: a pair that would repeat waits for a later batch. What
     waits at the end joins into batches up to half as large again, whose repeats the targets leave out. With one source a batch
-    this holds for each source, and the batches of all sources come in an order by chance. Linear in the pairs.
+    this holds for each source, and the batches of all sources come in an order by chance. Without `groups_apart` pairs of one group may meet: for
+    losses that take them for each other's positives. Linear in the pairs.
     Raises `BadInput` for a batch size below 2, and for a source of one pair that is to make batches of its own.
     """
     if batch_size < 2:
         raise BadInput(f"batch_size: {batch_size} leaves no negatives. Use at least 2 (more is better).")
     if not mixture.one_source and mixture.shares is None:
-        return _batches(table, np.random.default_rng([seed, epoch]).permutation(len(table)), batch_size)
+        return _batches(table, np.random.default_rng([seed, epoch]).permutation(len(table)), batch_size, groups_apart)
     parts = [_part(table, number, seed=seed, epoch=epoch, mixture=mixture) for number in range(len(table.sources))]
     # one more number than any source has: the order of the whole
     order = np.random.default_rng([seed, epoch, len(parts)])
     if not mixture.one_source:
         together = np.concatenate(parts)
-        return _batches(table, together[order.permutation(len(together))], batch_size)
-    batches = [batch for part in parts for batch in _batches(table, part, batch_size)]
+        return _batches(table, together[order.permutation(len(together))], batch_size, groups_apart)
+    batches = [batch for part in parts for batch in _batches(table, part, batch_size, groups_apart)]
     return [batches[i] for i in order.permutation(len(batches))]
 
 
@@ -238,10 +241,10 @@ def _part(table: PairTable, source: int, *, seed: int, epoch: int, mixture: Mixt
     return np.concatenate(rounds)[start % len(own) :][:count]
 
 
-def _batches(table: PairTable, order: np.ndarray, batch_size: int) -> list[np.ndarray]:
+def _batches(table: PairTable, order: np.ndarray, batch_size: int, groups_apart: bool) -> list[np.ndarray]:
     """These pairs in this order; what would repeat in a batch waits for a later one."""
     item = table.document_item[table.positive_of].tolist()
-    group = table.group_of.tolist()
+    group = (table.group_of if groups_apart else np.arange(len(table))).tolist()
     batches: list[list[int]] = []
     next_for_item: dict[int, int] = {}  # the first batch that can still take this item: its copies go to ever later batches
     next_for_group: dict[int, int] = {}

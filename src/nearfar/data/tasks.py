@@ -1,17 +1,25 @@
-"""Tasks on disk: the BEIR folder (Thakur 2021, arXiv 2104.08663): corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv."""
+"""Tasks on disk: the BEIR folder (Thakur 2021, arXiv 2104.08663): corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv.
+
+A document or a query may be a picture: its row has `image`, the path of a file from the task's folder, in place of `text`.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nearfar.data.formats import Row, read_table
+from nearfar.data.picture_columns import picture_of
 from nearfar.data.text import normalize
 from nearfar.errors import BadInput
 from nearfar.files import atomic_file, atomic_folder, settle_folder
-from nearfar.types import Pair, Task
+from nearfar.types import Pair, Picture, Task
+
+IMAGES = "images"
+"""The subfolder of a written task for pictures whose names are no paths of their own."""
+_OURS = ("corpus.jsonl", "queries.jsonl", "qrels")
 
 
 class TaskFile(NamedTuple):
@@ -22,17 +30,18 @@ class TaskFile(NamedTuple):
 
 
 def read_corpus(path: Path | str) -> dict[str, str]:
-    """Documents of a `corpus.jsonl`: id -> text, the title before the text unless the text begins with it.
+    """Documents of a `corpus.jsonl`: id -> text, the title before the text unless the text begins with it; or a `Picture` where a row has `image`.
 
     A document may be empty (published collections hold some). Raises `BadInput` with file and line for a missing `_id`, a text
-    that is none, and an id that is there twice.
+    that is none, an id that is there twice, and a picture that is not there.
     """
     path = Path(path)
     texts: dict[str, str] = {}
     for row in read_table(path).rows:
         key = _key(row, texts)
         title, text = (_optional_text(row, name).strip() for name in ("title", "text"))
-        texts[key] = text if text.startswith(title) else f"{title} {text}".strip()
+        whole = text if text.startswith(title) else f"{title} {text}".strip()
+        texts[key] = _picture(row, key, path, whole) or whole
     return texts
 
 
@@ -48,7 +57,7 @@ def read_task(folder: Path | str, *, split: str | None = None) -> TaskFile:
         raise BadInput(
             f"{folder}: no such folder. A task is a folder with corpus.jsonl, queries.jsonl and qrels/test.tsv (BEIR)."
         )
-    for name in ("corpus.jsonl", "queries.jsonl", "qrels"):
+    for name in _OURS:
         if not (folder / name).exists():
             raise BadInput(
                 f"{folder}: there is no {name}. A task is a folder with corpus.jsonl, queries.jsonl and qrels/test.tsv (BEIR)."
@@ -57,15 +66,16 @@ def read_task(folder: Path | str, *, split: str | None = None) -> TaskFile:
     queries: dict[str, str] = {}
     for row in read_table(folder / "queries.jsonl").rows:
         key = _key(row, queries)
-        queries[key] = _optional_text(row, "text")
+        text = _optional_text(row, "text")
+        queries[key] = _picture(row, key, folder / "queries.jsonl", text.strip()) or text
         if not queries[key].strip():
-            raise BadInput(f"{row.where}: query '{key}' has no text. Fill it in or drop the line.")
+            raise BadInput(f"{row.where}: query '{key}' has no text and no image. Fill it in or drop the line.")
     judged = _read_qrels(_choose_split(folder / "qrels", split), corpus, queries)
     kept = {key: text for key, text in queries.items() if any(grade > 0 for grade in judged.get(key, {}).values())}
     if not kept:
         raise BadInput(f"{folder}/qrels: no query has a relevant document (a grade above 0). There is nothing to measure.")
     left = len(queries) - len(kept)
-    understood = f"{folder.name}: {len(corpus):,} documents, {len(kept):,} queries" + (
+    understood = f"{folder.name}: {_count(corpus, 'documents')}, {_count(kept, 'queries')}" + (
         f" ({left:,} more without a relevant document left out)" if left else ""
     )
     return TaskFile(Task(folder.name, corpus, kept, {key: judged[key] for key in kept}), understood)
@@ -87,6 +97,32 @@ def _optional_text(row: Row, name: str) -> str:
     if not isinstance(value, str):
         raise BadInput(f"{row.where}: '{name}' is {type(value).__name__}, expected text.")
     return value
+
+
+def _picture(row: Row, key: str, path: Path, text: str) -> Picture | None:
+    """The picture of a row that has one: a file (or a member of a shard), by its path from the task's folder, or bytes in a table's cell.
+
+    Its name is that path as it is written, so a task that moves stays the same task.
+    """
+    value = row.values.get("image")
+    if value is None or value == "":
+        return None
+    if text:
+        raise BadInput(
+            f"{row.where}: '{key}' has both an image and a text ({text[:40]!r}). An item is one of them: drop the other."
+        )
+    found = picture_of(row.where, "image", value, path.parent)
+    named = value.get("path") if isinstance(value, dict) else value
+    if found.data is not None or not isinstance(named, str):
+        return found
+    return Picture(named, file=found.file, offset=found.offset, size=found.size)
+
+
+def _count(items: Mapping[str, str], what: str) -> str:
+    """How many documents or queries, and how many of them are pictures."""
+    pictures = sum(isinstance(item, Picture) for item in items.values())
+    beside = "" if not pictures else " (pictures)" if pictures == len(items) else f" ({pictures:,} of them pictures)"
+    return f"{len(items):,} {what}{beside}"
 
 
 def _choose_split(folder: Path, split: str | None) -> Path:
@@ -125,15 +161,30 @@ def _read_qrels(path: Path, corpus: Mapping[str, str], queries: Mapping[str, str
 
 
 def write_task(folder: Path | str, task: Task, *, split: str = "test") -> None:
-    """Write a task as a BEIR folder, atomically; `read_task` gives it back equal."""
+    """Write a task as a BEIR folder, atomically; `read_task` gives it back equal.
+
+    Pictures are copied into the folder, under their names; one whose name is an absolute path stays where it is and is named. A name
+    that leads elsewhere (`../x.png`, a member of a shard, bytes of a cell) is replaced by `images/NUMBER`. Raises `BadInput` where a picture cannot be read.
+    """
 
     def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
         with atomic_file(path, "w") as handle:
             handle.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
     with atomic_folder(folder) as temporary:
-        write_lines(temporary / "corpus.jsonl", ({"_id": key, "title": "", "text": text} for key, text in task.corpus.items()))
-        write_lines(temporary / "queries.jsonl", ({"_id": key, "text": text} for key, text in task.queries.items()))
+        corpus = _copied(task.corpus, temporary, f"{IMAGES}/d")
+        queries = _copied(task.queries, temporary, f"{IMAGES}/q")
+        write_lines(
+            temporary / "corpus.jsonl",
+            (
+                {"_id": key, **({"image": text} if isinstance(text, Picture) else {"title": "", "text": text})}
+                for key, text in corpus
+            ),
+        )
+        write_lines(
+            temporary / "queries.jsonl",
+            ({"_id": key, "image" if isinstance(text, Picture) else "text": text} for key, text in queries),
+        )
         with atomic_file(temporary / "qrels" / f"{split}.tsv", "w") as handle:
             handle.write("query-id\tcorpus-id\tscore\n")
             handle.writelines(
@@ -141,6 +192,40 @@ def write_task(folder: Path | str, task: Task, *, split: str = "test") -> None:
                 for query, grades in task.judgements.items()
                 for document, grade in grades.items()
             )
+
+
+def _copied(items: Mapping[str, str], folder: Path, other: str) -> Iterator[tuple[str, str]]:
+    """The items, each picture with the name by which the folder will know it, its bytes put there."""
+    for number, (key, item) in enumerate(items.items()):
+        if not isinstance(item, Picture) or (item.file == Path(item) and Path(item).is_absolute()):
+            yield key, item
+            continue
+        plain = "#" not in item and all(part not in ("", ".", "..") and ":" not in part for part in item.split("/"))
+        name = item if plain and item.split("/")[0] not in _OURS else Picture(f"{other}{number}{_ending(item)}")
+        try:
+            data = item.read()
+        except OSError as error:
+            raise BadInput(f"{item}: this picture cannot be read ({error.strerror}). Put it back, or leave it out.") from error
+        place = folder / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(data)
+        yield key, name
+
+
+def _ending(name: str) -> str:
+    ending = Path(name).suffix
+    return ending if ending[1:].isalnum() else ""
+
+
+def turn(task: Task, name: str | None = None) -> Task:
+    """The same judgements asked the other way: its documents look for its queries (pictures for their captions). Those without one do not ask."""
+    judged: dict[str, dict[str, int]] = {}
+    for query, grades in task.judgements.items():
+        for document, grade in grades.items():
+            if grade > 0:
+                judged.setdefault(document, {})[query] = grade
+    asking = {key: item for key, item in task.corpus.items() if key in judged}
+    return Task(name or f"{task.name} turned", task.queries, asking, judged)
 
 
 def task_from_pairs(name: str, pairs: Iterable[Pair], distractors: Iterable[str] = ()) -> Task:

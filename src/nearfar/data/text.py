@@ -5,13 +5,17 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
+from nearfar.types import Picture
+
 _AT_ONCE = 64
 """Texts folded together: one that needs more than lower case sends so many to be folded one by one."""
 _OTHER_SPACE = tuple("\t\n\v\f\r\x1c\x1d\x1e\x1f")
 
 
 def normalize(text: str) -> str:
-    """The identity of a text: NFKC, case folded, white space collapsed ("A  b " and "a b" are one item)."""
+    """The identity of an item: of a text NFKC, case folded, white space collapsed ("A  b " and "a b" are one item), of a picture its name."""
+    if isinstance(text, Picture):
+        return str(text)
     return " ".join((text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold().split())
 
 
@@ -20,6 +24,9 @@ def normalize_all(texts: Sequence[str]) -> list[str]:
     found: list[str] = []
     for start in range(0, len(texts), _AT_ONCE):
         part = texts[start : start + _AT_ONCE]
+        if any(isinstance(text, Picture) for text in part):
+            found += map(normalize, part)
+            continue
         whole = "\0".join(part)
         if (
             whole.isascii()

@@ -9,23 +9,27 @@ import copy
 import difflib
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeVar
 
 import torch
 from torch import nn
 
-from nearfar.encoders.dense import Dense, HeadKind, make_head
+from nearfar.encoders.clip_text import ClipText
+from nearfar.encoders.dense import Dense, HeadKind, ProjectorKind, make_head, make_projector
+from nearfar.encoders.image_text import ImageTextEncoder, without_projector
 from nearfar.encoders.lora import LoraOptions, put_adapters
 from nearfar.encoders.static import StaticEncoder
-from nearfar.encoders.towers import Tower, TwoTowerEncoder
+from nearfar.encoders.towers import Tower, TwoTowerEncoder, is_static
 from nearfar.encoders.transformer import TransformerEncoder
+from nearfar.encoders.views import AugmentKind, make_view
+from nearfar.encoders.vision import ImageEncoder
 from nearfar.errors import BadConfig
 
 Towers = Literal["shared", "separate"]
 """Whether queries and documents go through one encoder or through two that start equal."""
 
-AnyEncoder = StaticEncoder | TransformerEncoder | TwoTowerEncoder
+AnyEncoder = StaticEncoder | TransformerEncoder | TwoTowerEncoder | ImageEncoder | ImageTextEncoder
 _E = TypeVar("_E", bound=AnyEncoder)
 
 _RATE = re.compile(r"drop")
@@ -40,6 +44,8 @@ def grow(
     head_dim: int | None = None,
     towers: Towers = "shared",
     truncate_dim: int | None = None,
+    projector: ProjectorKind = "none",
+    projector_dim: int = 128,
     seed: int = 0,
 ) -> AnyEncoder:
     """The encoder with a new head of `head_dim` dimensions (default: as wide as the rows) after those it has, split in two towers, cut.
@@ -49,6 +55,14 @@ def grow(
     """
     if head == "none" and head_dim is not None:
         raise BadConfig(f"model.head_dim={head_dim}: there is no head. Set model.head=linear or model.head=mlp.")
+    if isinstance(encoder, (ImageEncoder, ImageTextEncoder)):
+        _refuse_images({"model.towers": towers == "separate", "model.truncate_dim": truncate_dim is not None})
+        if isinstance(encoder, ImageTextEncoder):
+            _refuse_images({"model.head": head != "none", "model.projector": projector != "none"})
+            return encoder
+        return _grown_image(encoder, (head, head_dim), (projector, projector_dim), seed)
+    if projector != "none":
+        raise BadConfig(f"model.projector={projector}: it is of encoders of pictures alone. Set model.head, or leave it out.")
     if isinstance(encoder, TwoTowerEncoder):
         return TwoTowerEncoder(
             _with_parts(encoder.query, head, head_dim, truncate_dim, seed),
@@ -66,11 +80,13 @@ def adapt(
     freeze: Sequence[str] = (),
     freeze_layers: int = 0,
     freeze_embeddings: bool = False,
+    augment: AugmentKind = "none",
+    strength: float = 1.0,
     seed: int = 0,
 ) -> _E:
     """Set, in place, how an encoder is trained, and return it: dropout rates, adapters, and what stays as it is.
 
-    `dropout` replaces every rate of the model, hidden and attention (None: the model's own; 0: none). With `lora` only adapters and heads
+    `augment` is the view of each picture that an image tower sees (`nearfar.encoders.views`). `dropout` replaces every rate of the model, hidden and attention (None: the model's own; 0: none). With `lora` only adapters and heads
     train. `freeze` are fnmatch patterns of parameter names ("*.word_embeddings.*", "query.*"), `freeze_layers` counts from the first.
     Raises `BadConfig` where a static encoder has no such part, a pattern matches nothing (naming the nearest), or nothing is left to train.
     """
@@ -80,6 +96,13 @@ def adapt(
         "model.freeze_layers": freeze_layers > 0,
         "model.freeze_embeddings": freeze_embeddings,
     }
+    image = image_of(encoder)
+    if image is not None:
+        image.augment = make_view(augment, image.size, strength)
+    elif augment != "none":
+        raise BadConfig(f"augment.kind={augment}: this encoder sees no pictures. Leave it out.")
+    if isinstance(encoder, ImageEncoder) or (isinstance(encoder, ImageTextEncoder) and isinstance(encoder.text, ClipText)):
+        _refuse_images(asked)
     for number, tower in enumerate(_towers(encoder)):
         if isinstance(tower, StaticEncoder):
             _refuse_static([name for name, is_asked in asked.items() if is_asked])
@@ -154,7 +177,48 @@ def freeze_names(encoder: AnyEncoder, patterns: Sequence[str]) -> list[str]:
     return frozen
 
 
+def kind_of(encoder: AnyEncoder) -> str:
+    """What a record calls an encoder: static, transformer, images, images and text, or two encoders."""
+    kinds = {
+        StaticEncoder: "static",
+        TransformerEncoder: "transformer",
+        ImageEncoder: "images",
+        ImageTextEncoder: "images and text",
+    }
+    return kinds.get(type(encoder)) or ("static" if is_static(encoder) else "transformer")
+
+
+def image_of(encoder: object) -> ImageEncoder | None:
+    """The image tower of an encoder, where it has one."""
+    if isinstance(encoder, ImageTextEncoder):
+        return encoder.image
+    return encoder if isinstance(encoder, ImageEncoder) else None
+
+
+def _grown_image(
+    encoder: ImageEncoder, head: tuple[HeadKind, int | None], projector: tuple[ProjectorKind, int], seed: int
+) -> ImageEncoder:
+    """An image encoder with a new head after its own, and a new projector in the place of the one it has (where one is asked for)."""
+    heads = [dense for dense in encoder.heads if isinstance(dense, Dense)]
+    heads += make_head(head[0], encoder.dim, head[1] or encoder.dim, seed=seed)
+    grown = without_projector(encoder, [dense.to(encoder.device) for dense in heads])
+    kept = [dense for dense in encoder.projector if isinstance(dense, Dense)] if head[0] == "none" else []
+    made = make_projector(projector[0], grown.dim, projector[1], seed=seed + 1) or kept
+    grown.projector = nn.ModuleList(dense.to(encoder.device) for dense in made)
+    return grown
+
+
+def _refuse_images(asked: Mapping[str, bool]) -> None:
+    for name, is_asked in asked.items():
+        if is_asked:
+            raise BadConfig(f"{name}: it is of texts' transformers, or of another kind of image tower. Leave it out.")
+
+
 def _towers(encoder: AnyEncoder) -> list[Tower]:
+    if isinstance(encoder, ImageTextEncoder):
+        return [] if isinstance(encoder.text, ClipText) else [encoder.text]
+    if isinstance(encoder, ImageEncoder):
+        return []
     return [encoder.query, encoder.document] if isinstance(encoder, TwoTowerEncoder) else [encoder]
 
 
@@ -205,6 +269,8 @@ def cut_rows(encoder: _E, dim: int | None) -> _E:
         raise BadConfig(f"truncate_dim={dim}: these rows have {encoder.dim} dimensions. Keep from 1 to {encoder.dim}.")
     if isinstance(encoder, TwoTowerEncoder):
         return TwoTowerEncoder(cut_rows(encoder.query, dim), cut_rows(encoder.document, dim))  # pyright: ignore[reportReturnType]
+    if isinstance(encoder, (ImageEncoder, ImageTextEncoder)):
+        raise BadConfig(f"truncate_dim={dim}: rows of pictures are not cut here. Leave it out.")
     if isinstance(encoder, StaticEncoder):
         options = {"max_length": encoder.max_length, "prompts": encoder.prompts, "normalize": encoder.normalize}
         return StaticEncoder(encoder.weight[:, :dim], encoder.tokenizer, **options)  # pyright: ignore[reportReturnType,reportArgumentType]

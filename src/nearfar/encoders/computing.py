@@ -1,4 +1,5 @@
-"""Any encoder run in a chosen precision: its transformers in copies of their weights, its tables as always, since they multiply nothing."""
+"""Any encoder run in a chosen precision: its transformers in copies of their weights, its image towers under autocast, its tables as always, since
+they multiply nothing."""
 
 from __future__ import annotations
 
@@ -7,15 +8,19 @@ from contextlib import ExitStack, contextmanager
 
 from torch import nn
 
+from nearfar.encoders.adapt import AnyEncoder
+from nearfar.encoders.clip_text import ClipText
 from nearfar.encoders.precision import Precision
 from nearfar.encoders.transformer import TransformerEncoder
+from nearfar.encoders.vision import ImageEncoder
 
 
 @contextmanager
 def computing(encoder: object, precision: Precision, *, is_training: bool = False) -> Iterator[None]:
-    """Inside, every transformer of `encoder` runs in this precision (see `TransformerEncoder.computing`)."""
+    """Inside, every transformer and every image tower of `encoder` runs in this precision (see `TransformerEncoder.computing`)."""
+    parts = encoder.modules() if isinstance(encoder, nn.Module) else ()
     with ExitStack() as stack:
-        for part in _transformers(encoder):
+        for part in [part for part in parts if isinstance(part, (TransformerEncoder, ImageEncoder, ClipText))]:
             stack.enter_context(part.computing(precision, is_training=is_training))
         yield
 
@@ -38,7 +43,13 @@ def weight_storages(encoder: object) -> set[int]:
 
 def pads(encoder: object) -> bool:
     """Whether texts encoded together are padded to the longest of them by some part of `encoder`."""
-    return any(not part.is_packed for part in _transformers(encoder))
+    parts = encoder.modules() if isinstance(encoder, nn.Module) else ()
+    return any(isinstance(part, ClipText) for part in parts) or any(not part.is_packed for part in _transformers(encoder))
+
+
+def training_width(encoder: AnyEncoder) -> int:
+    """Width of a row in training mode, where an image tower's rows go on through its projector."""
+    return encoder.training_dim if isinstance(encoder, ImageEncoder) else encoder.dim
 
 
 def _transformers(encoder: object) -> list[TransformerEncoder]:

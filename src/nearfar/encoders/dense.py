@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 HeadKind = Literal["none", "linear", "mlp"]
 """What is put on the pooled rows: nothing, one linear map, or SimCLR's linear, ReLU, linear (Chen 2020, section 2)."""
 
+ProjectorKind = Literal["none", "linear", "simclr", "simclr2"]
+"""The head of contrastive training on pictures alone: none, one linear map, SimCLR's two layers, or SimCLRv2's three (Chen 2020b, arXiv 2006.10029)."""
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     kind.__name__: kind
     for kind in (
@@ -93,6 +96,14 @@ def make_head(kind: HeadKind, width: int, dim: int, *, seed: int) -> list[Dense]
     if kind == "linear":
         return [fill(Dense(width, dim), generator)]
     return [fill(Dense(width, width, activation="ReLU"), generator), fill(Dense(width, dim), generator)]
+
+
+def make_projector(kind: ProjectorKind, width: int, dim: int, *, seed: int) -> list[Dense]:
+    """New layers for training alone, as wide as the rows with a ReLU between, the last to `dim`; drawn as `make_head`'s are."""
+    generator = torch.Generator().manual_seed(seed)
+    inner = {"none": 0, "linear": 0, "simclr": 1, "simclr2": 2}[kind]
+    layers = [fill(Dense(width, width, activation="ReLU"), generator) for _ in range(inner)]
+    return layers if kind == "none" else [*layers, fill(Dense(width, dim), generator)]
 
 
 @torch.no_grad()

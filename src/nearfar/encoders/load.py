@@ -1,10 +1,12 @@
-"""Open an encoder by what a user calls it: a run, a model folder, `static`, `static:FOLDER`, `minilm`, or a hub name."""
+"""Open an encoder by what a user calls it: a run, a model folder, `static`, `static:FOLDER`, `minilm`, or a hub name.
+
+`image_load.py` has the names of what sees pictures.
+"""
 
 from __future__ import annotations
 
 import importlib.resources
 import importlib.util
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,12 +20,23 @@ from nearfar.encoders.adapt import AnyEncoder, cut_rows
 from nearfar.encoders.dense import load_dense
 from nearfar.encoders.distill import distill
 from nearfar.encoders.folder import Layout, read_layout
+from nearfar.encoders.image_load import (
+    fresh_image,
+    has_image_tower,
+    image_tower,
+    open_images,
+    pair_towers,
+    small_image,
+    small_size,
+)
+from nearfar.encoders.image_text import without_projector
 from nearfar.encoders.lora import base_of_adapter, merge_adapter
 from nearfar.encoders.static import StaticEncoder
 from nearfar.encoders.towers import TwoTowerEncoder
 from nearfar.encoders.transformer import TransformerEncoder
+from nearfar.encoders.vision import SETTINGS, ImageEncoder
 from nearfar.errors import BadInput, Damaged, Missing, NearfarError
-from nearfar.files import hash_file
+from nearfar.files import cache_folder, hash_file
 from nearfar.types import Progress, silent
 
 STATIC_DIM = 256
@@ -43,23 +56,58 @@ def load_encoder(
     max_length: int | None = None,
     truncate_dim: int | None = None,
     cache: Path | None = None,
+    seed: int = 0,
     progress: Progress = silent,
 ) -> AnyEncoder:
     """Open an encoder: a run folder (its `model/`), a model folder, `static` (a token table of the stock MiniLM),
     `static:FOLDER` (of any local transformer), `minilm` (the stock MiniLM), a hub name (downloaded by huggingface_hub), or a folder
-    of a LoRA adapter whose base is here (merged into it).
+    of a LoRA adapter whose base is here (merged into it). Of pictures: `small-image[:SIZE]` and `image:CONFIG.json` (fresh, weights drawn by `seed`),
+    `image:NAME` (the image tower alone), `clip:IMAGE+TEXT` (two towers, fresh projections); a folder of a vision model, of a CLIP or a SigLIP.
 
-    `dim` is the width of a table made here (default 256), refused for what is already made. `max_length` in tokens (default: as the
+    `dim` is the width of a table or of a space made here (default 256), refused for what is already made. `max_length` in tokens (default: as the
     model says). `truncate_dim` keeps that many dimensions of each row (default: as the model says; Matryoshka models are made for it). Tables made here are kept in `cache` (default $NEARFAR_CACHE, else $XDG_CACHE_HOME/nearfar, else ~/.cache/nearfar).
     Raises `Missing` where the stock model is not installed, `BadInput` where nothing of this name is found, `Damaged` where files are torn.
     """
     text = str(name)
-    if text == "static" or text.startswith("static:"):
+    if text.startswith(("clip:", "image:", "small-image")) and not Path(text).exists():
+        found: AnyEncoder = _images(text, dim, max_length, cache, seed, progress)
+    elif text == "static" or text.startswith("static:"):
         source = starter_folder() if text == "static" else Path(text.removeprefix("static:"))
-        found: AnyEncoder = _table(source, dim or STATIC_DIM, max_length, cache or cache_folder(), progress)
+        found = _table(source, dim or STATIC_DIM, max_length, cache or cache_folder(), progress)
     else:
         found = _fixed(_place(text), dim, max_length)
     return cut_rows(found, truncate_dim)
+
+
+def _images(
+    text: str, dim: int | None, max_length: int | None, cache: Path | None, seed: int, progress: Progress
+) -> AnyEncoder:
+    """An encoder of pictures by one of the names of its own."""
+    kind, _, name = text.partition(":")
+    if kind == "small-image":
+        made = small_image(small_size(text), seed=seed)
+    elif kind == "image":
+        fresh = name.endswith(".json") and Path(name).is_file()
+        made = fresh_image(Path(name), seed=seed) if fresh else _image(name, cache, seed, progress)
+    else:
+        image, plus, words = name.partition("+")
+        if not (plus and image and words):
+            raise BadInput(f"{text}: expected clip:IMAGE+TEXT, as in clip:small-image:64+minilm or clip:FOLDER+static.")
+        tower = load_encoder(words, max_length=max_length, cache=cache, progress=progress)
+        if not isinstance(tower, (StaticEncoder, TransformerEncoder)):
+            raise BadInput(f"{words}: a text tower is one encoder of texts. Give a token table or a transformer.")
+        return pair_towers(_image(image, cache, seed, progress), tower, dim=dim, seed=seed)
+    if dim is not None and dim != made.dim:
+        raise BadInput(
+            f"{text}: its rows have {made.dim} dimensions, and dim={dim} was asked for. Leave dim out, or put a head on it."
+        )
+    return made
+
+
+def _image(name: str, cache: Path | None, seed: int, progress: Progress) -> ImageEncoder:
+    """The image tower of what is called so: of a pair with its projection, without the projector of its own training."""
+    found = load_encoder(name, cache=cache, seed=seed, progress=progress)
+    return without_projector(image_tower(found, name))
 
 
 def _place(text: str) -> Path:
@@ -89,15 +137,12 @@ def starter_folder() -> Path:
     return folder
 
 
-def cache_folder() -> Path:
-    """Where tables made from transformers are kept."""
-    if own := os.environ.get("NEARFAR_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nearfar"
-
-
 def _table(source: Path, dim: int, max_length: int | None, cache: Path, progress: Progress) -> StaticEncoder:
     """The distilled table of a transformer's folder, made once per content of its weights."""
+    if has_image_tower(source):
+        raise BadInput(
+            f"static:{source}: this model sees pictures, and a table is made of an encoder of texts. Name the folder of one."
+        )
     layout = read_layout(source)
     if layout.kind == "static":
         raise BadInput(f"static:{source}: this model is a token table already. Name the folder itself: {source}.")
@@ -138,18 +183,25 @@ def _starter_if_any() -> Path | None:
 
 
 def _fixed(folder: Path, dim: int | None, max_length: int | None) -> AnyEncoder:
-    place = (
-        folder / "model" if (folder / "model" / "modules.json").exists() and not (folder / "modules.json").exists() else folder
-    )
+    place = folder / "model" if _is_run(folder) else folder
     encoder = _open(place, max_length)
     if dim is not None and dim != encoder.dim:
         raise BadInput(f"{folder}: its rows have {encoder.dim} dimensions, and dim={dim} was asked for. Leave dim out.")
     return encoder
 
 
+def _is_run(folder: Path) -> bool:
+    """Whether a folder is no model and holds one as `model/`."""
+    if any((folder / name).exists() for name in ("modules.json", SETTINGS, "config.json")):
+        return False
+    return any((folder / "model" / name).exists() for name in ("modules.json", SETTINGS, "config.json"))
+
+
 def _open(folder: Path, max_length: int | None) -> AnyEncoder:
     if (folder / "adapter_config.json").exists() and not (folder / "modules.json").exists():
         return _open_adapter(folder, max_length)
+    if has_image_tower(folder):
+        return open_images(folder, max_length, _open)
     layout = read_layout(folder)
     if layout.kind != "towers":
         return _open_one(folder, layout, max_length)

@@ -6,6 +6,8 @@ every weight again in every micro-batch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, get_args
 
 import torch
@@ -60,3 +62,11 @@ def _hand_over(parameter: Tensor):
             parameter.grad.add_(gradient)
 
     return hand_over
+
+
+@contextmanager
+def lowered(device: torch.device, dtype: torch.dtype | None) -> Iterator[None]:
+    """Inside, what is worth it multiplies in `dtype` (autocast; None: nothing changes). The casts are gone at the end, so that none made
+    without a graph is met again with one."""
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+        yield

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from nearfar.encoders import folder as disk
-from nearfar.encoders.tokens import NO_PROMPTS, Prompts, Tokens, tokenize
+from nearfar.encoders.tokens import NO_PROMPTS, Prompts, Tokens, refuse_pictures, tokenize
 from nearfar.encoders.words import word_tokenizer
 from nearfar.errors import BadConfig, BadInput
 from nearfar.files import atomic_folder
@@ -81,6 +81,7 @@ class StaticEncoder(nn.Module):
     def prepare(self, items: Sequence[str], role: Role = "document") -> Tokens:
         """Tokens of texts, without special tokens. Raises `BadInput` where an item is not text."""
         if self._words is not None and not isinstance(items, str):
+            refuse_pictures(items)
             return self._words(items, self.prompts.of(role))
         return tokenize(self.tokenizer, items, prompt=self.prompts.of(role), special=False)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import numpy as np
 
 from nearfar.errors import BadInput
-from nearfar.types import Inputs, Role
+from nearfar.types import Inputs, Picture, Role
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -110,6 +110,7 @@ def tokenize(
     """
     if isinstance(items, str):
         raise BadInput(f"texts: found one string ({items[:40]!r}). Pass a list of strings: [text].")
+    refuse_pictures(items)
     parts: list[Tokens] = []
     for start in range(0, len(items), CHUNK):
         texts = [prompt + item if prompt and isinstance(item, str) else item for item in items[start : start + CHUNK]]
@@ -119,6 +120,15 @@ def tokenize(
             raise _explain(texts, (numbers or range(len(items)))[start : start + CHUNK], error) from error
         parts.append(Tokens.of([encoding.ids for encoding in found]))
     return Tokens.concat(parts)
+
+
+def refuse_pictures(items: Sequence[object]) -> None:
+    """Raise `BadInput` naming the first picture among what should be texts."""
+    picture = next((item for item in items if isinstance(item, Picture)), None)
+    if picture is not None:
+        raise BadInput(
+            f"{picture}: a picture, and this encoder reads text. Choose one with an image tower for pairs of pictures."
+        )
 
 
 def _explain(texts: Sequence[object], numbers: Sequence[int], error: Exception) -> BadInput:

@@ -83,9 +83,9 @@ class TransformerEncoder(nn.Module):
         self._width = widths[-1]
         self.pooling: PoolingMode = pooling
         self.normalize, self.prompts = normalize, prompts
-        self.max_length = _length(max_length, tokenizer, model)
+        self.max_length = length_of(max_length, tokenizer, model)
         tokenizer.model_max_length = self.max_length  # what save() writes, and what sentence-transformers then cuts to
-        self.tokenizer = _backend(tokenizer, self.max_length, lowercase)
+        self.tokenizer = backend_of(tokenizer, self.max_length, lowercase)
         self._pad = int(tokenizer.pad_token_id or 0)  # pyright: ignore[reportArgumentType]
         takes = inspect.signature(model.forward).parameters
         self._zero_types = "token_type_ids" in takes and "token_type_ids" in tokenizer.model_input_names
@@ -229,7 +229,8 @@ def pad(tokens: Tokens, filler: int) -> tuple[np.ndarray, np.ndarray | None]:
     return ids, real
 
 
-def _length(asked: int | None, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> int:
+def length_of(asked: int | None, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> int:
+    """Tokens a text is cut to: as asked, else as the tokenizer says, never more than the model holds. Raises `BadConfig` for a length it cannot hold."""
     holds = getattr(model.config, "max_position_embeddings", None) or 1 << 20
     # RoBERTa, XLM-R and MPNet count positions from after the filler's: their table holds that many texts' tokens less
     for name, part in model.named_modules():
@@ -240,7 +241,7 @@ def _length(asked: int | None, tokenizer: PreTrainedTokenizerBase, model: PreTra
     return asked if asked is not None else min(int(tokenizer.model_max_length), int(holds))
 
 
-def _backend(tokenizer: PreTrainedTokenizerBase, max_length: int, lowercase: bool) -> Tokenizer:
+def backend_of(tokenizer: PreTrainedTokenizerBase, max_length: int, lowercase: bool) -> Tokenizer:
     """A copy of the fast tokenizer, unpadded, cut to `max_length`; lowercasing is put before whatever it normalizes itself."""
     from tokenizers import normalizers
 

@@ -11,17 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Float
 
 from nearfar.data.text import normalize
-from nearfar.errors import BadConfig, BadInput, Damaged
+from nearfar.errors import BadConfig, BadInput, Damaged, Mismatch
 from nearfar.files import read_json, write_json
 from nearfar.metrics.ranking import Gain, parse_metric, score_run
 from nearfar.metrics.significance import bootstrap_interval
-from nearfar.types import Encoder, Hits, Progress, Task, silent
+from nearfar.types import Encoder, Hits, Picture, Progress, Task, silent
 
 METRICS = ("ndcg@10", "recall@10", "mrr@10")
 """What is measured unless told otherwise."""
@@ -138,50 +138,115 @@ def evaluate(
     Raises `BadInput` for an empty corpus, no query with a relevant document, judgements of unknown ids, and rows that are not
     finite; `BadConfig` for an unknown system or metric, or a metric deeper than `depth`. Memory O(n d) and one slab.
     """
+    names = _check_scoring(metrics, depth, gain)
+    if system != "bm25" if isinstance(system, str) else not isinstance(system, Encoder):
+        raise BadConfig(f"system: expected an encoder or 'bm25', found {system!r}. Open models with load_encoder first.")
+    asked = _ask(task, depth, ignore_identical_ids)
+    documents, texts = [task.corpus[key] for key in asked.keys], [task.queries[query] for query in asked.queries]
+    if isinstance(system, str):
+        hits, seconds = _search_terms(documents, texts, asked.k, progress)
+    else:
+        hits, seconds = _search_rows(system, documents, texts, asked.k, progress)
+    ranked, scores = _rank(asked, hits, depth)
+    return Evaluation(
+        system=name or (system if isinstance(system, str) else type(system).__name__),
+        task=task.name,
+        task_fingerprint=fingerprint_task(task),
+        query_ids=tuple(asked.queries),
+        metrics=score_run(ranked, [task.judgements[query] for query in asked.queries], names, gain=gain),
+        ranked=ranked,
+        scores=scores,
+        depth=depth,
+        gain=gain,
+        skipped=len(task.queries) - len(asked.queries),
+        identical_dropped=len(asked.own),
+        model_fingerprint=None if isinstance(system, str) else system.fingerprint(),
+        seconds=seconds,
+    )
+
+
+def evaluate_rows(
+    queries: Float[np.ndarray, "q d"],
+    documents: Float[np.ndarray, "n d"],
+    task: Task,
+    *,
+    name: str,
+    metrics: Sequence[str] = METRICS,
+    depth: int = 100,
+    model_fingerprint: str | None = None,
+) -> Evaluation:
+    """As `evaluate` (linear gain, no document left out), with rows that are there already: one for each of the task's queries and documents, in its order.
+
+    Raises as `evaluate`, and `Mismatch` where the rows are not as many.
+    """
+    from nearfar.similarity.nearest import topk
+
+    names = _check_scoring(metrics, depth, "linear")
+    if (len(queries), len(documents)) != (len(task.queries), len(task.corpus)):
+        raise Mismatch(
+            f"task {task.name}: {len(queries):,} and {len(documents):,} rows for {len(task.queries):,} queries and {len(task.corpus):,} "
+            "documents. Give a row for each, in the order of the task."
+        )
+    asked = _ask(task, depth, False)
+    place = {key: row for row, key in enumerate(task.corpus)}, {key: row for row, key in enumerate(task.queries)}
+    wanted = queries[[place[1][query] for query in asked.queries]]
+    ranked, scores = _rank(asked, topk(wanted, documents[[place[0][key] for key in asked.keys]], asked.k), depth)
+    return Evaluation(
+        name,
+        task.name,
+        fingerprint_task(task),
+        tuple(asked.queries),
+        score_run(ranked, [task.judgements[query] for query in asked.queries], names),
+        ranked,
+        scores,
+        depth,
+        "linear",
+        len(task.queries) - len(asked.queries),
+        0,
+        model_fingerprint,
+    )
+
+
+def _check_scoring(metrics: Sequence[str], depth: int, gain: Gain) -> list[str]:
+    """The canonical names of the metrics. Raises `BadConfig`."""
     parsed = [parse_metric(metric) for metric in metrics]
     deepest = max(parsed, key=lambda metric: metric.k, default=None)
     if deepest is None or depth < deepest.k:
         wanted = "at least one metric" if deepest is None else f"depth of at least {deepest.k} for {deepest.name}"
         raise BadConfig(f"{wanted} is needed, found metrics {', '.join(metrics) or 'none'} and depth {depth}.")
-    if system != "bm25" if isinstance(system, str) else not isinstance(system, Encoder):
-        raise BadConfig(f"system: expected an encoder or 'bm25', found {system!r}. Open models with load_encoder first.")
     if gain not in get_args(Gain):
         raise BadConfig(f"gain: expected {' or '.join(get_args(Gain))}, found {gain!r}.")
+    return [metric.name for metric in parsed]
+
+
+class _Asked(NamedTuple):
+    """The queries that can be scored, the documents in the order they are searched, and how many of them are looked at."""
+
+    queries: list[str]
+    keys: list[str]
+    """In descending order of id: every search breaks ties by ascending row."""
+    own: dict[str, str]
+    k: int
+
+
+def _ask(task: Task, depth: int, ignore_identical_ids: bool) -> _Asked:
     queries = _scorable(task)
     own = _own_documents(task, queries) if ignore_identical_ids else {}
-    # rows in descending order of id: every search breaks ties by ascending row
-    keys = sorted(task.corpus, reverse=True)
-    documents, texts = [task.corpus[key] for key in keys], [task.queries[query] for query in queries]
     # one more than asked for, where one may be left out
-    k = min(depth + bool(own), len(keys))
-    if isinstance(system, str):
-        hits, seconds = _search_terms(documents, texts, k, progress)
-    else:
-        hits, seconds = _search_rows(system, documents, texts, k, progress)
+    return _Asked(queries, sorted(task.corpus, reverse=True), own, min(depth + bool(own), len(task.corpus)))
+
+
+def _rank(asked: _Asked, hits: Hits, depth: int) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[float, ...], ...]]:
     ranked, scores = [], []
-    for query, ids, values in zip(queries, hits.ids, hits.scores, strict=True):
+    for query, ids, values in zip(asked.queries, hits.ids, hits.scores, strict=True):
         found = [
-            (keys[row], float(value))
+            (asked.keys[row], float(value))
             for row, value in zip(ids, values, strict=True)
-            if row >= 0 and keys[row] != own.get(query)
+            if row >= 0 and asked.keys[row] != asked.own.get(query)
         ]
         ranked.append(tuple(key for key, _ in found[:depth]))
         scores.append(tuple(value for _, value in found[:depth]))
-    return Evaluation(
-        system=name or (system if isinstance(system, str) else type(system).__name__),
-        task=task.name,
-        task_fingerprint=fingerprint_task(task),
-        query_ids=tuple(queries),
-        metrics=score_run(ranked, [task.judgements[query] for query in queries], [metric.name for metric in parsed], gain=gain),
-        ranked=tuple(ranked),
-        scores=tuple(scores),
-        depth=depth,
-        gain=gain,
-        skipped=len(task.queries) - len(queries),
-        identical_dropped=len(own),
-        model_fingerprint=None if isinstance(system, str) else system.fingerprint(),
-        seconds=seconds,
-    )
+    return tuple(ranked), tuple(scores)
 
 
 def fingerprint_task(task: Task) -> str:
@@ -254,6 +319,8 @@ def _search_terms(
 ) -> tuple[Hits, dict[str, float]]:
     from nearfar.index.lexical import LexicalIndex
 
+    if any(isinstance(item, Picture) for item in (*documents, *queries)):
+        raise BadInput("bm25: it compares words, and this task has pictures. Evaluate a model with an image tower.")
     marks = [perf_counter()]
     progress("search", 0, len(queries))
     hits = LexicalIndex.build([str(row) for row in range(len(documents))], documents).search(queries, k)

@@ -11,11 +11,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nearfar.encoders import AnyEncoder, TwoTowerEncoder, is_static, load_encoder
+from nearfar.encoders import (
+    AnyEncoder,
+    ImageEncoder,
+    ImageTextEncoder,
+    TwoTowerEncoder,
+    image_of,
+    is_static,
+    load_encoder,
+)
 from nearfar.errors import BadInput
 from nearfar.exporting.origin import MINILM, Origin, base_model, read_origin
 from nearfar.exporting.record import shown_name
-from nearfar.exporting.snippets import how_to_load
+from nearfar.exporting.snippets import how_to_load, how_to_load_images
 from nearfar.files import atomic_file
 from nearfar.metrics.ranking import label
 
@@ -80,7 +88,7 @@ def card_text(
     # what a run was trained on may be of another language than its root
     known = language or ("en" if root == MINILM and origin is None else None)
     parts = [
-        _head(known, root, onnx),
+        _head(known, root, onnx, sees=image_of(encoder) is not None),
         f"# {Path(load).parts[0] if load else name}",
         _what(encoder, name, origin, dim, onnx, table),
         "## Did training help?",
@@ -93,7 +101,7 @@ def card_text(
         "## Where it comes from",
         *_lineage(origin, name, root),
         "## How to load it",
-        *how_to_load(load, onnx, special=not is_static(encoder)),
+        *_loading(encoder, load, onnx),
         "## Limits",
         "\n".join(f"- {line}" for line in _limits(encoder, origin, known, dim, onnx)),
         "## Licence",
@@ -102,13 +110,20 @@ def card_text(
     return "\n\n".join(parts) + "\n"
 
 
-def _head(language: str | None, root: str | None, onnx: str | None) -> str:
-    tags = ["sentence-transformers", "sentence-similarity", "feature-extraction", "nearfar", *(["onnx"] if onnx else [])]
+def _loading(encoder: AnyEncoder, load: str, onnx: str | None) -> list[str]:
+    if image_of(encoder) is not None:
+        return how_to_load_images(load, texts=isinstance(encoder, ImageTextEncoder))
+    return how_to_load(load, onnx, special=not is_static(encoder))
+
+
+def _head(language: str | None, root: str | None, onnx: str | None, *, sees: bool) -> str:
+    kinds = ["image-feature-extraction"] if sees else ["sentence-transformers", "sentence-similarity", "feature-extraction"]
+    tags = [*kinds, "nearfar", *(["onnx"] if onnx else [])]
     # JSON texts are YAML texts
     lines = ["---", *([f"language: {json.dumps(language)}"] if language else [])]
     lines += [
-        "library_name: sentence-transformers",
-        "pipeline_tag: sentence-similarity",
+        *([] if sees else ["library_name: sentence-transformers"]),
+        f"pipeline_tag: {'image-feature-extraction' if sees else 'sentence-similarity'}",
         "tags:",
         *(f"- {tag}" for tag in tags),
     ]
@@ -119,11 +134,11 @@ def _head(language: str | None, root: str | None, onnx: str | None) -> str:
 def _what(
     encoder: AnyEncoder, name: str, origin: Origin | None, dim: int | None, onnx: str | None, table: Mapping[str, Any] | None
 ) -> str:
-    kind = (
-        "token table" if is_static(encoder) else "pair of encoders" if isinstance(encoder, TwoTowerEncoder) else "transformer"
-    )
+    kinds = {TwoTowerEncoder: "pair of encoders", ImageEncoder: "network", ImageTextEncoder: "pair of encoders"}
+    kind = "token table" if is_static(encoder) else kinds.get(type(encoder), "transformer")
+    items = {ImageEncoder: "pictures", ImageTextEncoder: "pictures and texts"}.get(type(encoder), "texts")
     rows = f"rows of {encoder.dim} numbers{', of unit length' if encoder.normalize else ''}"
-    told = [f"A {kind} that turns texts into {rows}, so that texts that belong together lie near each other."]
+    told = [f"A {kind} that turns {items} into {rows}, so that {items} that belong together lie near each other."]
     if origin is not None and table is None:
         told.append(f"Trained by contrast with nearfar, run `{name}`.")
     if table is not None:
@@ -227,9 +242,18 @@ def _lineage(origin: Origin | None, name: str, root: str | None) -> list[str]:
 def _limits(encoder: AnyEncoder, origin: Origin | None, language: str | None, dim: int | None, onnx: str | None) -> list[str]:
     towers = [encoder.query, encoder.document] if isinstance(encoder, TwoTowerEncoder) else [encoder]
     lengths = [tower.max_length for tower in towers if tower.max_length is not None]
-    told = [
-        f"Texts are cut to {min(lengths):,} tokens; what comes after does not count." if lengths else "Texts are read whole."
-    ]
+    image = image_of(encoder)
+    seen = [] if image is None else [f"Of a picture its middle square counts, at {image.size} x {image.size} pixels."]
+    told = (
+        seen
+        if isinstance(encoder, ImageEncoder)
+        else [
+            *seen,
+            f"Texts are cut to {min(lengths):,} tokens; what comes after does not count."
+            if lengths
+            else "Texts are read whole.",
+        ]
+    )
     if is_static(encoder):
         told.append("A text is the mean of its tokens: the order of words changes nothing.")
     if origin is None:

@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 
 from nearfar.embedding import embed
-from nearfar.encoders import AnyEncoder, Dense, StaticEncoder, TwoTowerEncoder, load_encoder
+from nearfar.encoders import AnyEncoder, Dense, StaticEncoder, TransformerEncoder, TwoTowerEncoder, image_of, load_encoder
 from nearfar.encoders.adapt import cut_rows, rebuild
+from nearfar.errors import BadInput
 from nearfar.exporting.card import card_text
 from nearfar.exporting.origin import read_origin
 from nearfar.exporting.parity import TOLERANCE, both_rows, check_equal
@@ -41,6 +42,7 @@ def export_folder(
     else, `BadConfig` for an impossible `dim`, `Unfaithful` where the rows differ.
     """
     out = Path(out)
+    refuse_images(encoder, name)
     check_out(out)
     made = keep_dim(encoder, dim)
     progress("export", 0, 2)
@@ -65,6 +67,15 @@ def export_folder(
     return Exported(out, "sentence-transformers", opened.dim, difference, len(texts), size)
 
 
+def refuse_images(encoder: AnyEncoder, name: str | Path) -> None:
+    """Raise `BadInput` for an encoder with an image tower: neither sentence-transformers' folders nor our graphs hold one."""
+    if image_of(encoder) is not None:
+        raise BadInput(
+            f"{name}: this model sees pictures, and exports hold encoders of texts. Use its folder as it is: nearfar opens it, and transformers "
+            "opens that of a CLIP or a SigLIP, or the image tower in its image/."
+        )
+
+
 def keep_dim(encoder: AnyEncoder, dim: int | None) -> AnyEncoder:
     """The encoder whose rows are the first `dim` dimensions, unit, by a table cut or a Dense that slices; it shares the weights.
 
@@ -75,8 +86,8 @@ def keep_dim(encoder: AnyEncoder, dim: int | None) -> AnyEncoder:
         cut_rows(encoder, dim)  # says what is wrong with it
     if isinstance(encoder, TwoTowerEncoder):
         query, document = keep_dim(encoder.query, dim), keep_dim(encoder.document, dim)
-        assert not isinstance(query, TwoTowerEncoder)
-        assert not isinstance(document, TwoTowerEncoder)
+        assert isinstance(query, (StaticEncoder, TransformerEncoder))
+        assert isinstance(document, (StaticEncoder, TransformerEncoder))
         return TwoTowerEncoder(query, document)
     if isinstance(encoder, StaticEncoder):
         if dim is None:
@@ -84,6 +95,7 @@ def keep_dim(encoder: AnyEncoder, dim: int | None) -> AnyEncoder:
         return StaticEncoder(
             encoder.weight[:, :dim], encoder.tokenizer, max_length=encoder.max_length, prompts=encoder.prompts, normalize=True
         )
+    assert isinstance(encoder, TransformerEncoder)
     kept = dim if dim is not None else encoder.truncate_dim if encoder.normalize else None
     if kept is None:
         return encoder

@@ -26,7 +26,7 @@ from nearfar.encoders.adapt import cut_rows, rebuild
 from nearfar.encoders.pooling import PoolingMode, pool
 from nearfar.errors import BadInput, Missing
 from nearfar.exporting.card import card_text
-from nearfar.exporting.folder import keep_dim, save_into
+from nearfar.exporting.folder import keep_dim, refuse_images, save_into
 from nearfar.exporting.origin import read_origin
 from nearfar.exporting.parity import TOLERANCE, both_rows, check_equal, cosines
 from nearfar.exporting.record import Exported, Quantized, check_out, shown_name, write_record
@@ -62,6 +62,7 @@ def export_onnx(
     written, `Missing` where a package is not there.
     """
     out = Path(out)
+    refuse_images(encoder, name)
     check_out(out)
     for package in _PACKAGES:
         if find_spec(package) is None:
@@ -70,6 +71,7 @@ def export_onnx(
         raise BadInput(
             f"{name}: this model has two towers, and a graph holds one encoder. Export it with --to sentence-transformers."
         )
+    assert isinstance(encoder, (StaticEncoder, TransformerEncoder))
     folder, cut = keep_dim(encoder, dim), _cut(encoder, dim)
     steps = 3 if kind == "onnx" else 5
     progress("export", 0, steps)
@@ -233,7 +235,7 @@ def _lay_out(encoder: AnyEncoder, target: Path) -> None:
     save_into(encoder, target)
     for weights in [*target.glob("*.safetensors"), *target.glob("*.safetensors.index.json")]:
         weights.unlink()
-    assert not isinstance(encoder, TwoTowerEncoder)
+    assert isinstance(encoder, (StaticEncoder, TransformerEncoder))
     encoder.tokenizer.save(str(target / "tokenizer.json"))
 
 

@@ -48,6 +48,29 @@ print(encode(queries) @ encode(documents).T)
 """
 
 
+_IMAGES = """from nearfar import embed, load_encoder
+from nearfar.types import Picture
+
+encoder = load_encoder(FOLDER)
+rows = embed(encoder, [Picture("one.jpg"), Picture("other.jpg")])
+print(rows @ rows.T)
+"""
+
+_IMAGES_AND_TEXT = """from nearfar import embed, load_encoder
+from nearfar.types import Picture
+
+encoder = load_encoder(FOLDER)
+pictures = embed(encoder, [Picture("one.jpg"), Picture("other.jpg")])
+print(embed(encoder, ["a red bicycle"], role="query") @ pictures.T)
+"""
+
+
+def how_to_load_images(folder: str, *, texts: bool) -> list[str]:
+    """Paragraphs with a Python example for an encoder that sees pictures, and reads `texts` too."""
+    name = '"' + folder.replace("\\", "/").replace('"', "") + '"'
+    return ["With nearfar:", "```python\n" + (_IMAGES_AND_TEXT if texts else _IMAGES).replace("FOLDER", name) + "```"]
+
+
 def how_to_load(folder: str, onnx: str | None, *, special: bool = True) -> list[str]:
     """Paragraphs with Python examples for a folder of this name; `special`: whether its tokenizer adds [CLS] and such."""
     name = '"' + folder.replace("\\", "/").replace('"', "") + '"'

@@ -10,14 +10,15 @@ if TYPE_CHECKING:
     from nearfar.index.exact import ExactIndex
     from nearfar.index.kinds import open_index
     from nearfar.index.lexical import LexicalIndex
-    from nearfar.index.records import ModelIdentity
+    from nearfar.index.records import IndexedPicture, ModelIdentity
 
-__all__ = ["ApproximateIndex", "ExactIndex", "Graph", "LexicalIndex", "ModelIdentity", "open_index"]
+__all__ = ["ApproximateIndex", "ExactIndex", "Graph", "IndexedPicture", "LexicalIndex", "ModelIdentity", "open_index"]
 
 _HOMES = {
     "ApproximateIndex": "approximate",
     "ExactIndex": "exact",
     "Graph": "approximate",
+    "IndexedPicture": "records",
     "LexicalIndex": "lexical",
     "ModelIdentity": "records",
     "open_index": "kinds",

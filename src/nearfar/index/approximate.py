@@ -6,7 +6,7 @@ scores are then computed from the float32 vectors. What it returns is scored exa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -119,6 +119,10 @@ class ApproximateIndex:
         if 2 * self._removed > len(self):
             self._walk, self._removed = self._empty_graph(), 0
             self._insert(self._labels, self._rows.array)
+
+    def replace_documents(self, documents: Mapping[str, str]) -> None:
+        """Keep other documents (key -> document) with the vectors that are there. Raises `BadInput` for an unknown key."""
+        self._records.replace(documents)
 
     def search(self, queries: np.ndarray, k: int = 10) -> Hits:
         """Nearly the k rows of largest dot product with each of `queries` [b, dim], ties by ascending row, -1 beyond the last.

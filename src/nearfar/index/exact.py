@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -70,6 +70,10 @@ class ExactIndex:
         rows = self._records.rows(keys)
         self._records.drop(rows)
         self._rows.drop(rows)
+
+    def replace_documents(self, documents: Mapping[str, str]) -> None:
+        """Keep other documents (key -> document) with the vectors that are there. Raises `BadInput` for an unknown key."""
+        self._records.replace(documents)
 
     def search(self, queries: np.ndarray, k: int = 10) -> Hits:
         """The k rows of largest dot product with each of `queries` [b, dim], ties by ascending row, -1 beyond the last.

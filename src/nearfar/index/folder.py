@@ -18,7 +18,7 @@ import numpy as np
 from nearfar import __version__
 from nearfar.errors import BadInput, Damaged
 from nearfar.files import atomic_folder, hash_file, read_json, settle_folder, sync_folder, write_json
-from nearfar.index.records import ModelIdentity, Records
+from nearfar.index.records import IndexedPicture, ModelIdentity, Records
 
 FAMILY = "nearfar-index/"
 FORMAT = f"{FAMILY}1"
@@ -56,7 +56,8 @@ class Stored:
         try:
             for line in read_lines(path):
                 keys.append(line["id"])
-                documents.append(line["text"])
+                place = line.get("picture")
+                documents.append(line["text"] if place is None else IndexedPicture.from_json(line["text"], place))
             records.check_new(keys, documents)
         except (ValueError, TypeError, KeyError, BadInput) as error:
             raise Damaged(f"{path}:{len(keys) + 1}: not a document ({error}). Index the documents again.") from error
@@ -104,7 +105,8 @@ def save_folder(
     with atomic_folder(path) as target:
         with open(target / DOCUMENTS, "w", encoding="utf-8", newline="\n") as handle:
             for key, text in zip(records.keys, records.documents, strict=True):
-                handle.write(json.dumps({"id": key, "text": text}, ensure_ascii=False) + "\n")
+                place = {"picture": text.to_json()} if isinstance(text, IndexedPicture) else {}
+                handle.write(json.dumps({"id": key, "text": text, **place}, ensure_ascii=False) + "\n")
         fill(target)
         files = {f.name: {"sha256": hash_file(f), "bytes": f.stat().st_size} for f in sorted(target.iterdir())}
         manifest = {

@@ -13,7 +13,7 @@ import Stemmer
 from nearfar.errors import BadInput, Damaged
 from nearfar.index.folder import Stored, save_folder
 from nearfar.index.records import Records, check_k
-from nearfar.types import Hits
+from nearfar.types import Hits, Picture
 
 K1, B = 1.5, 0.75
 _PARTS: dict[str, Any] = {
@@ -60,13 +60,15 @@ class LexicalIndex:
         return self._records.documents
 
     def add(self, keys: Sequence[str], documents: Sequence[str]) -> None:
-        """Add documents after the last row. Raises `BadInput` for a key that is known or given twice; nothing is then added."""
+        """Add documents after the last row. Raises `BadInput` for a key that is known or given twice, and for a picture; nothing is then added."""
+        _refuse_pictures(documents)
         self._records.check_new(keys, documents)
         self._records.append(keys, documents)
         self._counted = False
 
     def upsert(self, keys: Sequence[str], documents: Sequence[str]) -> None:
         """As `add`, but known keys are replaced (and move to the end). Raises as `add`."""
+        _refuse_pictures(documents)
         self._records.check_new(keys, documents, replacing=True)
         self.remove(self._records.known(keys))
         self.add(keys, documents)
@@ -138,8 +140,17 @@ class LexicalIndex:
         return self._terms
 
 
+def _refuse_pictures(texts: Sequence[str]) -> None:
+    picture = next((text for text in texts if isinstance(text, Picture)), None)
+    if picture is not None:
+        raise BadInput(
+            f"{picture}: a picture, and BM25 compares words. Choose a model with an image tower (of mining's sources dense or random)."
+        )
+
+
 def stems(texts: Sequence[str]) -> list[list[str]]:
-    """The words of each text that the index counts: stemmed, stop words left out, in order, repeated as they are."""
+    """The words of each text that the index counts: stemmed, stop words left out, in order, repeated as they are. Raises `BadInput` for a picture."""
+    _refuse_pictures(texts)
     stemmer = Stemmer.Stemmer("english")
     found = bm25s.tokenize(list(texts), stopwords="english", stemmer=stemmer, return_ids=False, show_progress=False)
     assert isinstance(found, list)

@@ -6,12 +6,16 @@ check runs before the first change, so a refused call leaves the index as it was
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
 from nearfar.errors import BadInput, Mismatch
+from nearfar.types import Picture
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,32 @@ class ModelIdentity:
                 f"({_short(fingerprint)}): their vectors cannot be compared. Search with {self.name!r}, or index the documents "
                 "again with the model you want to use."
             )
+
+
+class IndexedPicture(Picture):
+    """A picture as an index keeps it: its name, its place, and a hash of its bytes as they were when its vector was made."""
+
+    __slots__ = ("content",)
+
+    @classmethod
+    def of(cls, picture: Picture) -> Self:
+        """The picture with the hash of its bytes now. Raises `OSError` where they cannot be read."""
+        # bytes that are no file (a cell of a table) are at hand while the index is made; afterwards only their name is kept
+        made = cls(str(picture), file=picture.file.absolute(), offset=picture.offset, size=picture.size, data=picture.data)
+        made.content = sha256(picture.read()).hexdigest()
+        return made
+
+    @classmethod
+    def from_json(cls, name: str, place: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`. Raises `KeyError`, `TypeError` or `ValueError` for anything else."""
+        size = place["bytes"]
+        made = cls(name, file=Path(place["file"]), offset=int(place["offset"]), size=None if size is None else int(size))
+        made.content = str(place["sha256"])
+        return made
+
+    def to_json(self) -> dict[str, Any]:
+        """Where it lies, and its hash."""
+        return {"file": str(self.file), "offset": self.offset, "bytes": self.size, "sha256": self.content}
 
 
 class Records:
@@ -85,6 +115,12 @@ class Records:
                     f"key {key!r} is not in the index ({len(self)} documents). Check its spelling against `index.keys`."
                 )
         return np.unique(np.array([self.row_of[key] for key in keys], dtype=np.int64))
+
+    def replace(self, documents: Mapping[str, str]) -> None:
+        """Put other documents in the place of those of known keys. Raises `BadInput` for an unknown key, and then replaces none."""
+        self.rows(list(documents))
+        for key, document in documents.items():
+            self.documents[self.row_of[key]] = document
 
     def drop(self, rows: np.ndarray) -> None:
         """Remove these rows; later rows move up."""

@@ -70,6 +70,22 @@ def bootstrap_interval(values: ArrayLike, *, confidence: float = 0.95, resamples
     return Interval(mean, float(low), float(high))
 
 
+def median_interval(values: ArrayLike) -> Interval:
+    """The median of one number per query [q], and its distribution-free interval of at least 95 %: two of the values themselves.
+
+    The ranks of those two are the quantiles of a fair coin thrown q times (Conover 1999, Practical Nonparametric Statistics, 3.2). With fewer
+    than six values no two are far enough apart: the interval is the smallest and the largest. Raises `BadInput` as `bootstrap_interval`.
+    """
+    numbers = np.sort(_numbers(values, "values"))
+    count = len(numbers)
+    # log P(exactly j heads), added up: the largest j with P(fewer than j) <= 2.5 %
+    heads = np.arange(count + 1)
+    factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, count + 1)))])
+    chance = np.exp(factorials[count] - factorials[heads] - factorials[count - heads] - count * np.log(2))
+    low = max(int(np.searchsorted(np.cumsum(chance), 0.025, side="right")) - 1, 0)
+    return Interval(float(np.median(numbers)), float(numbers[low]), float(numbers[count - 1 - low]))
+
+
 def paired_difference(
     a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> PairedDifference:

@@ -16,9 +16,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from nearfar.errors import Damaged
+from nearfar.errors import BadInput, Damaged
 from nearfar.files import atomic_file, clear_dead
-from nearfar.types import Progress, silent
+from nearfar.types import Picture, Progress, silent
 
 KEY_BYTES = 16
 FORMAT = 1
@@ -26,9 +26,21 @@ FORMAT = 1
 
 
 def text_keys(texts: Sequence[str]) -> np.ndarray:
-    """[n, 16] bytes: a hash of each text, exactly as written."""
-    whole = b"".join(hashlib.sha256(t.encode(errors="surrogatepass")).digest()[:KEY_BYTES] for t in texts)
+    """[n, 16] bytes: a hash of each text, exactly as written; of a picture, of its content as well: under one name it may be another tomorrow."""
+    whole = b"".join(hashlib.sha256(_content(text)).digest()[:KEY_BYTES] for text in texts)
     return np.frombuffer(whole, dtype=np.uint8).reshape(-1, KEY_BYTES)
+
+
+def _content(text: str) -> bytes:
+    told = text.encode(errors="surrogatepass")
+    if not isinstance(text, Picture):
+        return told
+    try:
+        return told + b"\0" + hashlib.sha256(text.read()).digest()
+    except OSError as error:
+        raise BadInput(
+            f"{text}: this picture cannot be read ({error.strerror or error}). Put it there, or leave it out."
+        ) from None
 
 
 def digest_of(*parts: object) -> str:

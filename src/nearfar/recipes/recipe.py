@@ -72,6 +72,7 @@ class Recipe:
     prepare: Callable[[Material], Material] = field(default=lambda material: material)
     """Before anything is held out: what pairs the recipe makes of texts."""
     wants_teacher: bool = False
+    wants_pictures: bool = False
 
 
 def need_pairs(recipe: str, material: Material) -> None:

@@ -23,12 +23,12 @@ from nearfar.evaluation import Comparison, Evaluation, compare, fingerprint_task
 from nearfar.files import atomic_folder, read_json, settle_folder, write_json
 from nearfar.recipes.recipe import Bench, Material, Recipe, Stage
 from nearfar.training import Config, RunResult, parse_settings, train
-from nearfar.training.loop import STATIC_LENGTH
-from nearfar.training.objective import refuse_unread, unread_settings, without_settings
+from nearfar.training.feeding import refuse_unread, unread_settings, without_settings
 from nearfar.training.plan import Plan, fingerprint_pairs, hold_out
 from nearfar.training.reasons import Reason, conclude
 from nearfar.training.sources import check_names, for_sources
-from nearfar.types import Encoder, Pair, Progress, Task, silent
+from nearfar.training.start import STATIC_LENGTH
+from nearfar.types import Encoder, Pair, Picture, Progress, Task, silent
 
 FORMAT = "nearfar-recipe/1"
 
@@ -127,7 +127,7 @@ def _hold_out(material: Material, config: Config, *, dev: Task | None, task: Tas
 
 
 def _open(name: str | Path, config: Config, progress: Progress) -> AnyEncoder:
-    model = load_encoder(name, dim=config.dim, max_length=config.max_length, progress=progress)
+    model = load_encoder(name, dim=config.dim, max_length=config.max_length, seed=config.seed, progress=progress)
     if isinstance(model, StaticEncoder) and model.max_length is None:
         return load_encoder(name, dim=config.dim, max_length=STATIC_LENGTH, progress=progress)
     return model
@@ -232,10 +232,14 @@ def _run_stage(
 
 def _stage_pairs(stage: Stage, folder: Path, bench: Bench) -> list[Pair]:
     """The pairs of a stage, made once and kept in its folder: mining again might not find the same."""
-    path = folder / "data" / "pairs.jsonl"
-    if path.exists():
-        return read_pairs(path, allow_swapped=True).pairs
+    for name in ("pairs.jsonl", "pairs.parquet"):
+        if (folder / "data" / name).exists():
+            return read_pairs(folder / "data" / name, allow_swapped=True).pairs
     found = stage.pairs(bench)
+    # pictures that are no files of their own stay bytes, which JSON has no place for
+    items = (item for pair in found for item in (pair.query, pair.positive, *pair.negatives))
+    is_bytes = any(isinstance(item, Picture) and item.data is not None for item in items)
+    path = folder / "data" / ("pairs.parquet" if is_bytes else "pairs.jsonl")
     if found:
         write_pairs(path, found)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from nearfar.evaluation import Comparison
 
@@ -51,6 +51,30 @@ class MapPoint(NamedTuple):
     text: str
 
 
+class Tile(NamedTuple):
+    """One picture (or text) of a row of a grid, what stands below it, and whether it is right, wrong, or neither."""
+
+    item: str
+    below: str = ""
+    mark: Literal["right", "wrong", ""] = ""
+
+
+class GridRow(NamedTuple):
+    """A query (text or picture), what is said of it, and its tiles."""
+
+    query: str
+    said: str
+    tiles: Sequence[Tile]
+
+
+class Grid(NamedTuple):
+    """A section of rows of pictures."""
+
+    title: str
+    caption: str
+    rows: Sequence[GridRow]
+
+
 class Retained(NamedTuple):
     """What is left of what the start could do: on a retention task, or the overlap of each text's `neighbours` nearest, 0..1."""
 
@@ -82,6 +106,8 @@ class Report:
     gained: Sequence[Change] = ()
     lost: Sequence[Change] = ()
     changed_against: str = ""
+    grids: Sequence[Grid] = ()
+    """Pictures: they are drawn into the page, small."""
     points: Sequence[MapPoint] = ()
     settings: Sequence[tuple[str, str, str]] = ()
     """Name, value, meaning."""

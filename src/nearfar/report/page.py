@@ -10,7 +10,9 @@ from nearfar.evaluation import Comparison
 from nearfar.files import atomic_file
 from nearfar.metrics.ranking import label
 from nearfar.report.facts import Change, Report, Retained
+from nearfar.report.grid import render_grid
 from nearfar.report.svg import difference_plot, loss_curve, overlap_bar, said_p, scatter, score_bars
+from nearfar.report.thumbnails import Thumbnails
 
 MOST_TEXT = 600
 """Characters shown of a document."""
@@ -36,6 +38,17 @@ code, pre { font: .88rem/1.45 ui-monospace, monospace; } pre { background: var(-
 .rank { font-variant-numeric: tabular-nums; } .up { color: var(--good); } .down { color: var(--bad); }
 blockquote { margin: 4px 0 4px 12px; padding-left: 10px; border-left: 2px solid var(--rule); color: var(--soft); font-size: .92rem; }
 summary { cursor: pointer; }
+.row { display: flex; gap: 14px; align-items: center; border-top: 1px solid var(--rule); padding: 8px 0; break-inside: avoid; }
+.ask { flex: 0 0 170px; } .ask b { display: block; } .ask img { display: block; }
+.tiles { display: flex; flex-wrap: wrap; gap: 8px; } .tile { width: 78px; font-size: .72rem; line-height: 1.25; color: var(--soft); }
+.tile img, .ask img, .gone { width: 72px; height: 72px; border: 3px solid var(--rule); border-radius: 6px; background: #fff; }
+.gone { display: flex; align-items: center; justify-content: center; color: #8a949e; font-size: .7rem; text-align: center; }
+.right img { border-color: var(--good); } .wrong img { border-color: var(--bad); } .right b { color: var(--good); }
+.found { list-style: none; padding: 0; margin: 0; } .found li { display: flex; gap: 14px; align-items: center; border-top: 1px solid var(--rule); padding: 8px 0; }
+.found .score { flex: 0 0 64px; font-variant-numeric: tabular-nums; color: var(--soft); }
+.sheet { display: flex; flex-wrap: wrap; gap: 12px; padding: 0; list-style: none; } .sheet li { width: 136px; font-size: .8rem; color: var(--soft); }
+.sheet img, .sheet .gone { width: 130px; height: 130px; } .sheet img { border: 1px solid var(--rule); border-radius: 6px; background: #fff; display: block; }
+@media (max-width: 560px) { .row { display: block; } .ask { margin-bottom: 6px; } }
 text { font: 12.5px system-ui, sans-serif; fill: var(--ink); } text.unit { fill: var(--soft); } text.head { font-weight: 600; }
 .grid { stroke: var(--rule); fill: none; } .axis { stroke: var(--soft); fill: none; } .frame { fill: none; stroke: var(--rule); }
 .line { fill: none; stroke-width: 2.2; stroke: var(--c); } .faint { fill: none; stroke: var(--c0); opacity: .3; }
@@ -55,6 +68,7 @@ def write_report(path: Path, report: Report) -> None:
 
 def render(report: Report) -> str:
     """The page as HTML. All text is escaped."""
+    thumbnails = Thumbnails()
     metric = next(iter(d.metric for d in report.differences), "ndcg@10")
     sections = [
         _section(
@@ -78,8 +92,13 @@ def render(report: Report) -> str:
             "checkpoint whose whisker begins highest is kept.",
             "No step was recorded.",
         ),
-        _changes("What got better", report.gained, report.changed_against),
-        _changes("What got worse", report.lost, report.changed_against),
+        *(render_grid(grid, thumbnails) for grid in report.grids),
+        *(
+            # a page of grids shows its queries there
+            _changes(title, changes, report.changed_against)
+            for title, changes in (("What got better", report.gained), ("What got worse", report.lost))
+            if changes or not report.grids
+        ),
         _section(
             "Embedding map",
             scatter(report.points) if report.points else "",
@@ -88,15 +107,17 @@ def render(report: Report) -> str:
         ),
         _record(report),
     ]
+    return html_page(report.title, report.subtitle, _verdict(report.verdict) + "\n".join(sections))
+
+
+def html_page(title: str, subtitle: str, body: str) -> str:
+    """A whole page around a body that is HTML already; title and subtitle are escaped."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(report.title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f"<header><h1>{escape(report.title)}</h1>\n"
-        f'<p class="soft">{escape(report.subtitle)}</p></header>\n'
-        + _verdict(report.verdict)
-        + "\n".join(sections)
-        + "\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<header><h1>{escape(title)}</h1>\n"
+        f'<p class="soft">{escape(subtitle)}</p></header>\n' + body + "\n</body>\n</html>\n"
     )
 
 

@@ -30,7 +30,7 @@ MICRO_TOKENS = 8192
 
 
 class Side(NamedTuple):
-    """Inputs of one kind (queries, candidates) and what encodes them."""
+    """Inputs of one kind (texts, pictures) and what encodes them."""
 
     encode: Encode
     inputs: Inputs
@@ -70,18 +70,18 @@ def accumulate(
     shared = {storage for side in sides for storage in weight_storages(side.encode)}
     found = [torch.empty(len(side.inputs), side.width, device=device) for side in sides]
     graphs: list[Tensor | None] = []
-    spent = heaviest = 0.0
+    spent, heaviest = 0.0, [0.0 for _ in sides]  # of a unit of weight: texts and pictures differ
     with _own_generators():
         for number, (at, rows) in enumerate(parts):
             inputs = sides[at].inputs.select(rows)
             weight = _weight(inputs, pads=sides[at].pads)
-            expected = heaviest * weight
-            keeps = spent + expected <= budget if heaviest else budget > 0
+            expected = heaviest[at] * weight
+            keeps = spent + expected <= budget if heaviest[at] else budget > spent
             torch.manual_seed(seed + number)
             if keeps:
                 with _counting(shared) as counted:
                     made = sides[at].encode(inputs)
-                spent, heaviest = spent + counted.bytes, max(heaviest, counted.bytes / weight)
+                spent, heaviest[at] = spent + counted.bytes, max(heaviest[at], counted.bytes / weight)
             else:
                 with torch.no_grad():
                     made = sides[at].encode(inputs)

@@ -14,14 +14,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from nearfar.encoders.adapt import Towers
-from nearfar.encoders.dense import HeadKind
 from nearfar.encoders.precision import Precision
 from nearfar.errors import BadConfig
-from nearfar.training.settings import MiningConfig
+from nearfar.training.settings import AugmentConfig, LoraConfig, MiningConfig, ModelConfig, OptimizerConfig, QueueConfig
 from nearfar.training.settings import setting as _setting
 
-Schedule = Literal["linear", "cosine", "constant"]
 LossName = Literal[
     "info_nce",
     "clip",
@@ -33,6 +30,9 @@ LossName = Literal[
     "positive_aware",
     "hardest_negative",
     "siglip",
+    "nt_xent",
+    "sup_con",
+    "align",
     "gist",
     "cosent",
     "angle",
@@ -47,18 +47,6 @@ LossName = Literal[
 """The losses that pairs can feed (`training/objective.py` has what each needs)."""
 Distance = Literal["euclidean", "squared_euclidean", "cosine"]
 Direction = Literal["query_to_candidate", "candidate_to_query", "query_to_query", "candidate_to_candidate"]
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW (Loshchilov and Hutter 2019) and its schedule."""
-
-    weight_decay: float = _setting(0.0, "decoupled weight decay per step, times the learning rate; for static, of touched rows")
-    beta1: float = _setting(0.9, "decay of the mean of gradients")
-    beta2: float = _setting(0.999, "decay of the mean of squared gradients")
-    epsilon: float = _setting(1e-8, "added to the root of the squared gradients")
-    clip: float = _setting(1.0, "largest norm of the whole gradient; 0: never clipped")
-    schedule: Schedule = _setting("linear", "how the learning rate falls after warm-up: linear, cosine or constant")
 
 
 @dataclass(frozen=True)
@@ -92,6 +80,9 @@ class CheckpointConfig:
 class WatchConfig:
     """Who may look on while it trains, besides steps.jsonl."""
 
+    labels: str | None = _setting(
+        None, "pictures with labels (a file, a folder a class): what their nearest neighbours tell of them goes to steps.jsonl"
+    )
     tensorboard: bool = _setting(False, "write scalars for TensorBoard to RUN/tensorboard (the extra: tracking)")
 
 
@@ -126,7 +117,7 @@ class LossConfig:
     distance: Distance | None = _setting(None, "of contrastive (default: cosine) and triplet (default: euclidean)")
     strength: float = _setting(9.0, "of hardness_weighted: negatives weigh exp(strength x similarity)")
     positive_prior: float = _setting(0.1, "of debiased: the chance that a negative is a positive")
-    smoothing: float = _setting(0.1, "of smoothed: the share of the target spread over all candidates")
+    smoothing: float = _setting(0.1, "of smoothed and align: the share of the target spread over all candidates")
     share: float = _setting(
         0.95, "of positive_aware: negatives nearer than this share of the positive's similarity are left out"
     )
@@ -138,32 +129,6 @@ class LossConfig:
     teacher_temperature: float | None = _setting(
         None, "the teacher's scores are divided by it (default: margin_mse 1, score_kl the temperature)"
     )
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """What is put on the encoder before training, and what of it stays as it is."""
-
-    head: HeadKind = _setting("none", "new layers on the pooled row: none, linear, or mlp (linear, ReLU, linear, as in SimCLR)")
-    head_dim: int | None = _setting(None, "dimensions of the head's rows (default: as wide as before)")
-    towers: Towers = _setting("shared", "queries and documents through one encoder (shared) or two that start equal (separate)")
-    truncate_dim: int | None = _setting(None, "dimensions kept of every row (default: as the model says)")
-    dropout: float | None = _setting(
-        None, "every dropout rate of the transformer, hidden and attention (default: its own); 0: none"
-    )
-    freeze: str = _setting("", "parameters that stay as they are: name patterns with commas between, as encoder.layer.0.*")
-    freeze_layers: int = _setting(0, "layers that stay as they are, from the first")
-    freeze_embeddings: bool = _setting(False, "whether the token embeddings stay as they are")
-
-
-@dataclass(frozen=True)
-class LoraConfig:
-    """Low-rank adapters (Hu 2021) in place of the transformer's own weights; needs `peft`."""
-
-    rank: int = _setting(0, "rank of the adapters, which alone are trained (with a head); 0: none, every weight is trained")
-    alpha: float | None = _setting(None, "adapters are scaled by alpha / rank (default: twice the rank)")
-    dropout: float = _setting(0.0, "share of an adapter's inputs dropped while training")
-    targets: str = _setting("", "names of the layers adapted, commas between (default: peft's choice); all-linear: every one")
 
 
 @dataclass(frozen=True)
@@ -200,6 +165,7 @@ class Config:
     warmup: float = _setting(0.1, "share of the steps in which the learning rate rises from zero")
     temperature: float = _setting(0.05, "similarities are divided by it before the softmax")
     learn_temperature: bool = _setting(False, "whether the temperature is learned too, starting from `temperature`")
+    lowest_temperature: float = _setting(0.01, "a learned temperature is held at it (CLIP's bound: a scale of 100)")
     dim: int | None = _setting(None, "dimensions of a static table made for this run (default: 256)")
     seed: int = _setting(0, "of the split, the order of the pairs and dropout")
     max_length: int | None = _setting(None, "tokens a text is cut to (default: static 256, transformer as the model says)")
@@ -208,6 +174,8 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     mining: MiningConfig = field(default_factory=MiningConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    queue: QueueConfig = field(default_factory=QueueConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -255,6 +223,20 @@ def check_config(config: Config) -> None:
         (config.learning_rate is None or config.learning_rate > 0, "learning_rate", "above 0"),
         (0 <= config.warmup <= 1, "warmup", "a share from 0 to 1"),
         (config.temperature > 0, "temperature", "above 0"),
+        (config.lowest_temperature > 0, "lowest_temperature", "above 0"),
+        (
+            not config.learn_temperature or config.temperature >= config.lowest_temperature,
+            "temperature",
+            "lowest_temperature or more, since it is learned from there",
+        ),
+        (config.model.projector_dim >= 1, "model.projector_dim", "1 or more"),
+        (config.augment.strength >= 0, "augment.strength", "0 or more"),
+        (config.queue.size >= 0, "queue.size", "0 or more"),
+        (0 <= config.queue.momentum < 1, "queue.momentum", "from 0 to below 1"),
+        (config.queue.size == 0 or config.loss.name == "info_nce", "queue.size", "loss.name=info_nce beside it, or 0"),
+        (0 <= config.optimizer.momentum < 1, "optimizer.momentum", "from 0 to below 1"),
+        (config.optimizer.trust > 0, "optimizer.trust", "above 0"),
+        (min((config.optimizer.scale or {"": 1}).values()) >= 0, "optimizer.scale", "factors of 0 or more"),
         (config.dim is None or config.dim >= 1, "dim", "1 or more"),
         (config.seed >= 0, "seed", "0 or more"),
         (config.max_length is None or config.max_length >= 1, "max_length", "1 or more"),
@@ -336,18 +318,19 @@ def _mixture_rules(mixture: MixtureConfig) -> list[tuple[bool, str, str]]:
     ]
 
 
-def resolve(config: Config, *, is_static: bool, pairs: int, precision: Precision = "float32") -> Config:
+def resolve(config: Config, *, is_static: bool, pairs: int, precision: Precision = "float32", is_fresh: bool = False) -> Config:
     """Fill in what depends on the kind of encoder, the number of pairs and the device (`precision`, what auto means there); every other None is chosen where it is read.
 
     A table takes the largest power of two up to an eighth of the pairs, from 32 to 2048: a few thousand pairs want more steps, not more
-    negatives.
+    negatives. `is_fresh` is of small image towers, which learn from nothing.
     """
-    batch_size = min(2048, max(32, 1 << max(0, (pairs // 8).bit_length() - 1))) if is_static else 64
+    batch_size = min(2048, max(32, 1 << max(0, (pairs // 8).bit_length() - 1))) if is_static else 256 if is_fresh else 64
+    rate = 0.1 if is_static else 1e-3 if is_fresh else 2e-4 if config.lora.rank else 2e-5
     return replace(
         config,
         batch_size=config.batch_size or batch_size,
         compute=replace(config.compute, precision="float32" if is_static else precision),
-        learning_rate=config.learning_rate or (0.1 if is_static else 2e-4 if config.lora.rank else 2e-5),
+        learning_rate=config.learning_rate or rate,
     )
 
 

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from nearfar.data.sources.general import FEWEST, outside_texts
-from nearfar.encoders import AnyEncoder, computing, load_encoder
+from nearfar.encoders import AnyEncoder, ImageEncoder, computing, load_encoder
 from nearfar.errors import NearfarError
 from nearfar.evaluation import Evaluation, evaluate, fingerprint_task
 from nearfar.evaluation.retention import Retention, compare_neighbours, judge_retention
@@ -20,7 +20,7 @@ from nearfar.metrics.significance import bootstrap_interval
 from nearfar.training.config import Config
 from nearfar.training.dev import DevScore, choose_best, is_over, score_dev, wait
 from nearfar.training.plan import Plan
-from nearfar.training.state import State, Work
+from nearfar.training.state import State, Work, save_model
 from nearfar.types import Progress, Task, silent
 
 
@@ -70,7 +70,7 @@ def choose(work: Work, state: State) -> None:
     """Score the dev task; where its lower bound is the best so far (or nothing can say), these weights become `model/`."""
     if work.dev is None:
         state.best_step = state.step
-        state.encoder.save(work.run / "model")
+        save_model(work, state)
         return
     assert work.dev_start is not None
     name, start = parse_metric(work.config.evaluation.metric).name, work.dev_start
@@ -83,7 +83,7 @@ def choose(work: Work, state: State) -> None:
     best = choose_best(state.dev_scores)
     if best is found:
         state.best_step, state.best_score = state.step, found.score
-        state.encoder.save(work.run / "model")
+        save_model(work, state)
     work.progress("dev", state.step, work.total, score=found.score)
     if state.step:
         work.progress("dev", state.step, work.total, note=_dev_line(work, found, best))
@@ -164,6 +164,11 @@ def measure_retention(
         after = judge_trained(start, trained, task, run / "trained.retention.json", config, progress, start_kept=start_kept)
         return judge_retention(start, after, config.evaluation.metric)
     if config.evaluation.outside_texts == 0:
+        return None
+    if isinstance(trained, ImageEncoder):
+        progress(
+            "retention", 0, 1, note="not measured: an encoder of pictures alone reads no texts. Give a task: --retain TASK"
+        )
         return None
     near = (text for pair in plan.pairs for text in (pair.query, pair.positive))
     texts, source = outside_texts(near, config.evaluation.outside_texts)

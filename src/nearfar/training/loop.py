@@ -6,7 +6,6 @@ bit for bit, as one left alone (same machine and thread count). The best model o
 
 from __future__ import annotations
 
-import copy
 import math
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,18 +19,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from nearfar.data.usable import sound_pairs
 from nearfar.encoders import (
     AnyEncoder,
-    LoraOptions,
-    StaticEncoder,
-    adapt,
+    ImageEncoder,
     computing,
-    grow,
     is_static,
+    kind_of,
     load_encoder,
 )
+from nearfar.encoders.computing import training_width
 from nearfar.encoders.precision import compute_dtype
-from nearfar.errors import BadInput, CannotWrite, Damaged, Interrupted
+from nearfar.errors import BadInput, CannotWrite, Interrupted
 from nearfar.evaluation import Comparison, Evaluation, compare
 from nearfar.evaluation.retention import Retention
 from nearfar.exporting import write_card
@@ -40,13 +39,16 @@ from nearfar.metrics.ranking import parse_metric
 from nearfar.training.checkpoint import checkpoint_path
 from nearfar.training.config import Config, check_config, config_from_json, resolve
 from nearfar.training.dev import DevScore
+from nearfar.training.feeding import check_dims
 from nearfar.training.guard import Baseline, choose, is_stopped, judge_start, judge_trained, measure_retention, say_stop
-from nearfar.training.objective import Objective, check_dims
+from nearfar.training.labelled import read_labelled, watch_labels
+from nearfar.training.objective import Objective
 from nearfar.training.plan import FORMAT, Plan, check_identity, identity, machine, make_plan
 from nearfar.training.reasons import Reason, RunFacts, conclude, find_reasons, read_losses, share_cut
 from nearfar.training.record import StepLog, note_event
 from nearfar.training.remine import check_due, check_mining, remine
-from nearfar.training.sources import build_table, plan_mixture, prepare_texts, resolve_mixture
+from nearfar.training.sources import build_table, plan_mixture, prepare_items, resolve_mixture
+from nearfar.training.start import is_small, open_start, pictures_alone
 from nearfar.training.state import State, Work, new_state, save_state, take_up
 from nearfar.training.step import step
 from nearfar.training.stop import stop_requests
@@ -54,8 +56,6 @@ from nearfar.training.teachers import Teachers, guide_rows, open_teachers, taugh
 from nearfar.training.watch import Watch, check_watch
 from nearfar.types import Pair, Progress, Task, silent
 
-STATIC_LENGTH = 256
-"""Tokens a text is cut to by a table whose maker said nothing."""
 SAVE_SECONDS = 60.0
 """At most so much work is lost by a kill, unless told otherwise."""
 
@@ -145,11 +145,20 @@ def train(
     check_watch(config)
     check_mining(config)
     started = _prepare_folder(run, resume)
-    model = _open_start(run / "start", encoder, config, started, progress)
+    model = open_start(run / "start", encoder, config, started, progress)
+    pairs, where = sound_pairs(pairs, where, model, progress)
+    if isinstance(model, ImageEncoder):
+        pairs = pictures_alone(pairs)
     lower = compute_dtype(config.compute.precision, model.device) == torch.bfloat16
-    config = resolve(config, is_static=is_static(model), pairs=len(pairs), precision="bfloat16" if lower else "float32")
+    config = resolve(
+        config,
+        is_static=is_static(model),
+        pairs=len(pairs),
+        precision="bfloat16" if lower else "float32",
+        is_fresh=is_small(model),
+    )
     config = resolve_mixture(config, pairs)
-    check_dims(config, model.dim)
+    check_dims(config, training_width(model))
     plan = replace(make_plan(pairs, config, dev=dev, task=task), given=pairs, where=where)
     check_due(plan.pairs, config)
     if plan.note:
@@ -252,53 +261,6 @@ def _prepare_folder(run: Path, resume: bool) -> bool:
     return False
 
 
-def _open_start(
-    folder: Path, encoder: str | Path | AnyEncoder, config: Config, started: bool, progress: Progress
-) -> AnyEncoder:
-    """The encoder as it is before the first step: on resume the copy in the run, so that a changed cache changes nothing."""
-    if started:
-        if not folder.is_dir():
-            raise Damaged(f"{folder}: the model the run began with is gone. Restore it, or train into another folder.")
-        found = load_encoder(folder)
-        return _adapted(found.to(encoder.device) if isinstance(encoder, AnyEncoder) else found, config)
-    if isinstance(encoder, AnyEncoder):
-        model = copy.deepcopy(encoder)  # the caller's stays as it is
-    else:
-        model = load_encoder(encoder, dim=config.dim, max_length=config.max_length, progress=progress)
-        if isinstance(model, StaticEncoder) and model.max_length is None:
-            model = StaticEncoder(
-                model.weight, model.tokenizer, max_length=STATIC_LENGTH, prompts=model.prompts, normalize=model.normalize
-            )
-    wanted = config.model
-    grown = grow(
-        model,
-        head=wanted.head,
-        head_dim=wanted.head_dim,
-        towers=wanted.towers,
-        truncate_dim=wanted.truncate_dim,
-        seed=config.seed,
-    )
-    return _adapted(grown, config)
-
-
-def _adapted(model: AnyEncoder, config: Config) -> AnyEncoder:
-    """The encoder with dropout, adapters and frozen parts as the settings say: what its folder does not hold."""
-    wanted, lora = config.model, config.lora
-    return adapt(
-        model,
-        dropout=wanted.dropout,
-        lora=LoraOptions(lora.rank, lora.alpha, lora.dropout, _listed(lora.targets)) if lora.rank else None,
-        freeze=_listed(wanted.freeze),
-        freeze_layers=wanted.freeze_layers,
-        freeze_embeddings=wanted.freeze_embeddings,
-        seed=config.seed,
-    )
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
 def _begin(
     run: Path,
     model: AnyEncoder,
@@ -316,7 +278,7 @@ def _begin(
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "encoder": now["encoder"],
         "start": model.fingerprint(),
-        "kind": "static" if is_static(model) else "transformer",
+        "kind": kind_of(model),
         "identity": dict(now),
         "inputs": dict(inputs),
         **({"lineage": dict(lineage)} if lineage else {}),
@@ -333,12 +295,14 @@ def _plan_work(run: Path, model: AnyEncoder, plan: Plan, teachers: Teachers, con
     progress("prepare", 0, 1)
     table = build_table(taught_pairs(run, teachers.teacher, plan.pairs, progress), config)
     objective = Objective(config, guide_rows(run, teachers.guide, table, progress))
-    queries, documents = prepare_texts(model, table, config)
+    queries, documents = prepare_items(model, table, config)
+    labelled = read_labelled(config)
     mixture = plan_mixture(config, table)
     work = Work(run, config, table, mixture, objective, queries, documents, plan.dev, 0, 1, config.checkpoint.every, progress)
     total = sum(len(work.batches(epoch)) for epoch in range(config.epochs))
     progress("prepare", 1, 1)
-    return replace(work, total=total, evaluate_every=config.evaluation.every or max(1, math.ceil(total / 8)))
+    every = config.evaluation.every or max(1, math.ceil(total / 8))
+    return replace(work, total=total, evaluate_every=every, labelled=labelled)
 
 
 def _run_steps(work: Work, state: State, plan: Plan) -> tuple[float, int]:
@@ -378,15 +342,17 @@ def _steps_left(work: Work, state: State, plan: Plan, kept: _Kept) -> tuple[floa
             facts = step(work, state, rows, plan)
             mined = remine(work, state)
             seconds, seen = seconds + perf_counter() - began, seen + len(rows)
+            last = state.step == work.total
+            scored = last or state.step % work.evaluate_every == 0
+            mined |= watch_labels(work, state) if scored else {}
             log.write({"step": state.step, "epoch": epoch, "pairs": len(rows), **facts, **mined})
             work.progress("train", state.step, work.total, loss=facts["loss"], rate=f"{seen / seconds:,.0f} pairs/s")
-            last = state.step == work.total
-            scored = last or (work.dev is not None and state.step % work.evaluate_every == 0)
+            scored = last or (work.dev is not None and scored)
             if scored:
                 choose(work, state)
                 last = last or is_stopped(work, state)
             dev = state.dev_scores[-1].score if scored and state.dev_scores else None
-            watch.record(state.step, facts, rate=seen / seconds, dev=dev)
+            watch.record(state.step, {**facts, **mined}, rate=seen / seconds, dev=dev)
             if last or kept.is_due() or stops:
                 watch.flush()
                 kept.save(log)

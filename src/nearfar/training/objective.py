@@ -6,7 +6,7 @@ A step needs one line of this file: `loss = work.objective(queries, candidates, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -16,9 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nearfar import losses
-from nearfar.errors import BadConfig, BadInput
 from nearfar.training.config import Config, LossConfig
-from nearfar.types import Batch, Pair, PairFacts, Targets
+from nearfar.types import Batch, PairFacts, Targets
 
 Need = Literal["score", "label", "negatives", "teacher", "guide"]
 """What a loss asks of the pairs: a graded score, a score of 0 or 1, hard negatives, a teacher's scores, a guide's rows."""
@@ -94,6 +93,48 @@ def _gte(rows: Rows) -> Tensor:
 
 def _siglip(rows: Rows) -> Tensor:
     return losses.siglip(rows.queries, rows.candidates, rows.targets, temperature=rows.temperature, bias=rows.bias)
+
+
+def _nt_xent(rows: Rows) -> Tensor:
+    """SimCLR's: both views are rows, self is left out, and so is what is known to be alike. Per pair: the mean over its two views."""
+    both, b = torch.cat([rows.queries, rows.positives]), len(rows.queries)
+    every = torch.arange(2 * b, device=both.device)
+    groups, items = _pair_ids(rows)
+    own = every if items is None else torch.cat([items, items])
+    doubled = None if groups is None else torch.cat([groups, groups])
+    targets = Targets(every.roll(b), doubled, doubled, own, own)
+    found = losses.info_nce(both, both, targets, temperature=rows.temperature)
+    return (found[:b] + found[b:]) / 2
+
+
+def _sup_con(rows: Rows) -> Tensor:
+    """Supervised contrast of both views, labels being the pairs' groups (a pair without a group is its own). Per pair, the mean over its views."""
+    groups, _ = _pair_ids(rows)
+    b = len(rows.queries)
+    labels = torch.arange(b, device=rows.queries.device) if groups is None else groups
+    found = losses.sup_con(torch.cat([rows.queries, rows.positives]), torch.cat([labels, labels]), temperature=rows.temperature)
+    return (found[:b] + found[b:]) / 2
+
+
+def _align(rows: Rows) -> Tensor:
+    """Label smoothing in both directions (Jia 2021, arXiv 2102.05918, with the smoothing of section 4); hard negatives do not count."""
+    groups, items = _pair_ids(rows)
+    # alike are two pairs of one group or one positive, seen from either side
+    targets = Targets(None, groups, groups, None, items)
+    knobs = {"temperature": rows.temperature, "smoothing": rows.config.smoothing}
+    queries, positives = rows.queries, rows.positives
+    there, back = losses.smoothed(queries, positives, targets, **knobs), losses.smoothed(positives, queries, targets, **knobs)
+    return (there + back) / 2
+
+
+def _pair_ids(rows: Rows) -> tuple[Tensor | None, Tensor | None]:
+    """The group of each pair [b], and the item of each pair's positive; None where nothing in this batch is alike."""
+    targets = rows.targets
+    own = targets.positive
+    items = targets.column_items
+    if items is not None:
+        items = items[: len(rows.queries)] if own is None else items[own]
+    return targets.row_groups, items
 
 
 def _hardest(rows: Rows) -> Tensor:
@@ -194,6 +235,9 @@ LOSSES: dict[str, Entry] = {
     "positive_aware": Entry(_contrast(losses.positive_aware, share="share"), reads=frozenset({"share"})),
     "hardest_negative": Entry(_hardest, temperature="none", reads=frozenset({"margin"})),
     "siglip": Entry(_siglip, reads=frozenset({"bias"})),
+    "nt_xent": Entry(_nt_xent),
+    "sup_con": Entry(_sup_con),
+    "align": Entry(_align, reads=frozenset({"smoothing"})),
     "gist": Entry(_gist, frozenset({"guide"}), reads=frozenset({"guide", "margin"})),
     "cosent": Entry(_graded(losses.cosent), frozenset({"score"}), in_batch=False),
     "angle": Entry(_graded(losses.angle), frozenset({"score"}), in_batch=False),
@@ -234,10 +278,17 @@ class Objective:
         candidates: Float[Tensor, "n d"],
         batch: Batch,
         parameters: Mapping[str, Tensor],
+        memory: Float[Tensor, "m d"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The loss of these rows, differentiable in them and in the loss's own `parameters`; `batch` lies on their device."""
+        """The loss of these rows, differentiable in them and in the loss's own `parameters`; `batch` lies on their device.
+
+        `memory` is further columns after the candidates, of which the batch's targets speak too (`queue.size`).
+        """
         facts = batch.facts
         assert facts is not None
+        if memory is not None:
+            knob = self.temperature(facts.source, parameters)
+            return losses.info_nce(queries, candidates, batch.targets, temperature=knob, memory=memory).mean()
         rows = Rows(
             queries,
             candidates,
@@ -304,126 +355,17 @@ def new_parameters(config: Config, device: torch.device) -> dict[str, nn.Paramet
     return found
 
 
+@torch.no_grad()
+def clamp_parameters(parameters: Mapping[str, Tensor], config: Config) -> None:
+    """After a step: a learned temperature that fell below its bound is brought back to it, in place (CLIP: Radford 2021, section 2.5)."""
+    for name, parameter in parameters.items():
+        if name.split("/")[0] == LOG_TEMPERATURE:
+            parameter.clamp_(min=math.log(config.lowest_temperature))
+
+
 def losses_of(config: Config) -> set[str]:
     """The losses that some batch of a run is trained by."""
     return {*loss_weights(config), *(config.mixture.losses or {}).values()}
-
-
-def unread_settings(config: Config) -> list[str]:
-    """The names of `LossConfig` that were changed from their defaults, and that none of the run's losses reads."""
-    read = {name for loss in losses_of(config) for name in LOSSES[loss].reads}
-    if len(config.loss.directions or ()) < 2:
-        read -= {"partition"}
-    owned, plain = {name for entry in LOSSES.values() for name in entry.reads}, LossConfig()
-    return sorted(name for name in owned - read if getattr(config.loss, name) != getattr(plain, name))
-
-
-def refuse_unread(config: Config, unread: Sequence[str], who: str = "this run") -> None:
-    """Raise `BadConfig` for the first of these settings, naming the losses that read it."""
-    for name in unread:
-        value = getattr(config.loss, name)
-        if name == "partition" and "info_nce" in losses_of(config):
-            raise BadConfig(
-                f"loss.partition={value}: it is of several directions, and there is one. Set loss.directions as well, or leave it out."
-            )
-        readers = [loss for loss, entry in LOSSES.items() if name in entry.reads]
-        raise BadConfig(
-            f"loss.{name}={','.join(value) if isinstance(value, tuple) else value}: it would change nothing, since {who} has the loss "
-            f"{' and '.join(sorted(losses_of(config)))}. It is of {', '.join(readers)}: set loss.name={readers[0]}, or leave it out."
-        )
-
-
-def without_settings(config: Config, names: Sequence[str]) -> Config:
-    """The settings with these of `LossConfig` as they are by default."""
-    plain = LossConfig()
-    return replace(config, loss=replace(config.loss, **{name: getattr(plain, name) for name in names}))
-
-
-def check_objective(pairs: Sequence[Pair], config: Config) -> None:
-    """Raise where the chosen losses cannot be fed by these pairs: `BadConfig` for settings, `BadInput` naming the column that lacks.
-
-    A setting of a loss that the run has not is refused, too: it would change nothing, and whoever gave it thinks otherwise.
-    """
-    refuse_unread(config, unread_settings(config))
-    named = config.mixture.losses or {}
-    by_source: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        by_source.setdefault(pair.source if pair.source in named else "", []).append(pair)
-    for source, own in by_source.items():
-        for name in loss_weights(config, source):
-            where = (
-                f"source {source!r}, loss {name}"
-                if source
-                else f"loss.name={name}"
-                if name == config.loss.name
-                else f"loss {name}"
-            )
-            _check_loss(name, where, own, config)
-
-
-def check_dims(config: Config, dim: int) -> None:
-    """Raise `BadConfig` where nested dimensions are asked for that the encoder does not have."""
-    if config.loss.dims and max(config.loss.dims) > dim:
-        raise BadConfig(
-            f"loss.dims={','.join(map(str, config.loss.dims))}: this encoder has {dim} dimensions. Leave larger ones out."
-        )
-
-
-def _check_loss(name: str, where: str, pairs: Sequence[Pair], config: Config) -> None:
-    entry = LOSSES[name]
-    if config.learn_temperature and entry.temperature != "learnable":
-        has = "has no temperature" if entry.temperature == "none" else "takes a fixed temperature"
-        raise BadConfig(f"{where}: this loss {has}, so there is none to learn. Set learn_temperature=false.")
-    if "guide" in entry.needs and config.loss.guide is None:
-        raise BadConfig(f"{where}: it needs a guide model. Give one: --set loss.guide=MODEL.")
-    scores = [pair.score for pair in pairs]
-    if {"score", "label"} & entry.needs:
-        _check_scores(where, pairs, labels="label" in entry.needs)
-    elif entry.in_batch and set(scores) == {0.0, 1.0}:
-        raise BadInput(
-            f"{where}: {scores.count(0.0):,} of {len(pairs):,} pairs have score 0 (not alike), and this loss would pull them together. "
-            "Leave these pairs out, or choose a loss that reads scores (--set loss.name=contrastive)."
-        )
-    if "negatives" in entry.needs:
-        lacking = [pair for pair in pairs if not pair.negatives]
-        if lacking:
-            raise BadInput(
-                f"{where}: {len(lacking):,} of {len(pairs):,} pairs have no hard negatives (the first: query {lacking[0].query[:60]!r}). Find them "
-                "(nearfar mine), give them in a column 'negative', 'negative_1'... or 'negatives', or choose a loss that takes them from the batch."
-            )
-    if "teacher" in entry.needs and config.loss.teacher is None:
-        lacking = [p for p in pairs if not _is_taught(p, margin=name == "margin_mse")]
-        if lacking:
-            raise BadInput(
-                f"{where}: {len(lacking):,} of {len(pairs):,} pairs have no teacher's scores (the first: query {lacking[0].query[:60]!r}). Give them in a "
-                "column 'teacher_scores' (a list: of the positive, then of each negative), or a teacher: --set loss.teacher=MODEL."
-            )
-
-
-def _is_taught(pair: Pair, *, margin: bool) -> bool:
-    return len(pair.teacher_scores) == len(pair.negatives) + 1 or (
-        margin and len(pair.negatives) == 1 and pair.score is not None
-    )
-
-
-def _check_scores(where: str, pairs: Sequence[Pair], *, labels: bool) -> None:
-    lacking = [pair for pair in pairs if pair.score is None]
-    if lacking:
-        raise BadInput(
-            f"{where}: {len(lacking):,} of {len(pairs):,} pairs have no score (the first: query {lacking[0].query[:60]!r}). Give a column "
-            "'score' (or 'label'), or choose a loss that needs none."
-        )
-    scores = {pair.score for pair in pairs}
-    if labels and not scores <= {0.0, 1.0}:
-        wrong = next(pair for pair in pairs if pair.score not in (0.0, 1.0))
-        raise BadInput(
-            f"{where}: the score of {wrong.query[:60]!r} is {wrong.score}; expected 1 (alike) or 0. For grades choose cosent or "
-            "cosine_regression."
-        )
-    if len(scores) == 1:
-        raise BadInput(
-            f"{where}: all {len(pairs):,} scores are {scores.pop()}, which tells nothing apart. Check the column 'score'."
-        )
 
 
 def _scores(rows: Rows) -> Tensor:

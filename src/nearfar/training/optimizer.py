@@ -7,7 +7,9 @@ so a rare token's first step is corrected for bias as a first step.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
@@ -17,7 +19,27 @@ from nearfar.errors import Damaged
 from nearfar.training.config import OptimizerConfig
 
 
-class AdamW:
+class Optimizer(ABC):
+    """What moves named parameters by their gradients, and the state that a checkpoint keeps of it."""
+
+    @abstractmethod
+    def step(self, learning_rate: float) -> float:
+        """One step with the gradients in `.grad`, which are taken away; returns their norm before clipping, nothing changed where it is not finite."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """The state by name, for a checkpoint."""
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up the state of `tensors()`. Raises `Damaged` where one is missing or of another shape."""
+        for name, own in self.tensors().items():
+            found = tensors.get(name)
+            if found is None or found.shape != own.shape:
+                raise Damaged(f"checkpoint: {name} is missing or of another shape. Start the run again without --resume.")
+            own.copy_(found)
+
+
+class AdamW(Optimizer):
     """The moments of named parameters, and the step that moves them."""
 
     def __init__(self, parameters: Mapping[str, Tensor], config: OptimizerConfig) -> None:
@@ -39,19 +61,21 @@ class AdamW:
         A norm that is not finite is returned before anything is changed, the gradients left where they are.
         """
         gradients = {name: _summed(p.grad) for name, p in self.parameters.items() if p.grad is not None}
-        norm = _norm(gradients.values())
+        norm = length_of(gradients.values())
         if not math.isfinite(norm):
             return norm
         clip = self.config.clip
         scale = clip / norm if clip and norm > clip else 1.0
         dense = [name for name, gradient in gradients.items() if not gradient.is_sparse]
-        for decayed in (True, False):  # gains, offsets and the temperature are not decayed
-            self._whole(
-                [n for n in dense if (self.parameters[n].ndim > 1) == decayed], gradients, learning_rate, scale, decayed
-            )
+        for factor in dict.fromkeys(factor_of(name, self.config) for name in dense):
+            alike = [name for name in dense if factor_of(name, self.config) == factor]
+            for decayed in (True, False):  # gains, offsets and the temperature are not decayed
+                chosen = [n for n in alike if (self.parameters[n].ndim > 1) == decayed]
+                self._whole(chosen, gradients, learning_rate * factor, scale, decayed)
         for name, gradient in gradients.items():
             if gradient.is_sparse:
-                self._rows(name, self.parameters[name], gradient, learning_rate, scale)
+                rate = learning_rate * factor_of(name, self.config)
+                self._rows(name, self.parameters[name], gradient, rate, scale)
             self.parameters[name].grad = None
         return norm
 
@@ -103,24 +127,21 @@ class AdamW:
         kinds = {"mean": self.mean, "square": self.square, "count": self.count}
         return {f"{kind}/{name}": tensor for kind, tensors in kinds.items() for name, tensor in tensors.items()}
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take up the state of `tensors()`. Raises `Damaged` where one is missing or of another shape."""
-        for name, own in self.tensors().items():
-            found = tensors.get(name)
-            if found is None or found.shape != own.shape:
-                raise Damaged(f"checkpoint: {name} is missing or of another shape. Start the run again without --resume.")
-            own.copy_(found)
-
 
 def _summed(gradient: Tensor) -> Tensor:
     """The gradient with each row named once: itself where it is so already, which costs nothing."""
     return gradient.coalesce() if gradient.is_sparse and not gradient.is_coalesced() else gradient
 
 
-def _norm(gradients: Iterable[Tensor]) -> float:
+def length_of(gradients: Iterable[Tensor]) -> float:
     """The length of all gradients as one vector."""
     lengths = torch.ops.aten._foreach_norm.Scalar([g._values() if g.is_sparse else g for g in gradients])
     return float(torch.stack([length.double().cpu() for length in lengths]).norm()) if lengths else 0.0
+
+
+def factor_of(name: str, config: OptimizerConfig) -> float:
+    """What the learning rate of a parameter is multiplied by: the factor of the first pattern that fits its name, else 1."""
+    return next((factor for pattern, factor in (config.scale or {}).items() if fnmatchcase(name, pattern)), 1.0)
 
 
 def schedule(step: int, total: int, *, warmup: float, shape: str) -> float:

@@ -21,7 +21,8 @@ from nearfar.errors import BadInput, Mismatch
 from nearfar.evaluation import fingerprint_task
 from nearfar.files import read_json
 from nearfar.training.config import Config
-from nearfar.training.objective import LOSSES, check_objective, loss_weights
+from nearfar.training.feeding import check_objective
+from nearfar.training.objective import LOSSES, loss_weights
 from nearfar.training.sources import check_sources
 from nearfar.types import Pair, Task
 
@@ -86,7 +87,7 @@ def _leave_out(plan: Plan, config: Config) -> Plan:
 def hold_out(pairs: Sequence[Pair], config: Config, *, dev: Task | None, task: Task | None) -> Plan:
     """The pairs to train on, and the tasks made of those held out where none is given.
 
-    Fewer than 40 pairs are all trained on: nothing could be said from four queries. Of graded pairs (where the loss reads scores) those in
+    Fewer than 40 pairs are all trained on: nothing could be said from four queries. So are pairs of a thing and itself (two views of it). Of graded pairs (where the loss reads scores) those in
     the highest quarter of the grades are what a search should find. Raises `BadInput` for fewer than two pairs, and where the pairs hang
     together so that nothing can be held out.
     """
@@ -99,7 +100,8 @@ def hold_out(pairs: Sequence[Pair], config: Config, *, dev: Task | None, task: T
                 "Check the columns, or give hard negatives."
             )
     wanted = config.evaluation
-    tenth = len(pairs) // 10 if len(pairs) >= 40 else 0
+    # of a thing and itself no query can be judged: it finds itself by any encoder
+    tenth = len(pairs) // 10 if len(pairs) >= 40 and not all(pair.query == pair.positive for pair in pairs) else 0
     for_dev = 0 if dev is not None else wanted.dev if wanted.dev is not None else min(tenth, 400)
     for_task = 0 if task is not None else wanted.judge if wanted.judge is not None else min(tenth, 1000)
     if for_dev + for_task > len(pairs) - 2:

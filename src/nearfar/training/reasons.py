@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nearfar.encoders import Tokens
 from nearfar.evaluation import Comparison
 from nearfar.evaluation.retention import Retention
 from nearfar.metrics.power import queries_needed
@@ -93,13 +94,14 @@ def read_losses(path: Path) -> list[tuple[float, int]]:
 
 
 def share_cut(inputs: Inputs, max_length: int | None) -> float:
-    """Share of prepared texts that have `max_length` tokens, so were cut (or just fit); 0 where the inputs have no lengths."""
-    lengths = getattr(inputs, "lengths", None)
-    return float((np.asarray(lengths) >= max_length).mean()) if lengths is not None and max_length and len(lengths) else 0.0
+    """Share of prepared texts that have `max_length` tokens, so were cut (or just fit); 0 of other inputs."""
+    if not isinstance(inputs, Tokens):  # pictures are not cut
+        return 0.0
+    return float((inputs.lengths >= max_length).mean()) if max_length and len(inputs) else 0.0
 
 
 def _learned_nothing(f: RunFacts) -> Reason | None:
-    if len(f.losses) < 4:
+    if len(f.losses) < 4 or f.config.loss.name in ("sup_con", "siglip"):  # whose floor and whose guess are others
         return None
     part = max(1, len(f.losses) // 10)
     first, last = (float(np.mean([loss for loss, _ in some])) for some in (f.losses[:part], f.losses[-part:]))

@@ -16,10 +16,11 @@ from nearfar.data.sampling import (
     shares_by_temperature,
     shares_by_weight,
 )
-from nearfar.encoders import AnyEncoder, Tokens
+from nearfar.encoders import AnyEncoder, Pixels
+from nearfar.encoders.pixels import join, mix
 from nearfar.errors import BadConfig, BadInput
 from nearfar.training.config import Config
-from nearfar.types import Pair, Role
+from nearfar.types import Inputs, Pair, Role
 
 BY_SOURCE = ("weights", "losses", "loss_temperatures", "query_prompts", "document_prompts")
 """The settings of a mixture that are given by source."""
@@ -94,13 +95,16 @@ def build_table(pairs: Sequence[Pair], config: Config) -> PairTable:
     return PairTable.build(pairs, config.mixture.query_prompts or (), config.mixture.document_prompts or ())
 
 
-def prepare_texts(model: AnyEncoder, table: PairTable, config: Config) -> tuple[Tokens, Tokens]:
-    """The prepared queries and documents of the table, each with the prompt of its source, or else the model's own."""
+def prepare_items(model: AnyEncoder, table: PairTable, config: Config) -> tuple[Inputs, Inputs]:
+    """The prepared queries and documents of the table, each with the prompt of its source, or else the model's own.
+
+    Pictures that are on both sides (two views of each) are decoded once.
+    """
     asked, told = config.mixture.query_prompts or {}, config.mixture.document_prompts or {}
-    return (
-        _prepare(model, table.queries, "query", table.query_prompt, table.sources, asked),
-        _prepare(model, table.documents, "document", table.document_prompt, table.sources, told),
-    )
+    queries = _prepare(model, table.queries, "query", table.query_prompt, table.sources, asked)
+    if isinstance(queries, Pixels) and table.queries == table.documents:
+        return queries, queries
+    return queries, _prepare(model, table.documents, "document", table.document_prompt, table.sources, told)
 
 
 def _prepare(
@@ -110,10 +114,10 @@ def _prepare(
     source_of: np.ndarray,
     sources: Sequence[str],
     prompts: Mapping[str, str],
-) -> Tokens:
+) -> Inputs:
     if not prompts:
         return model.prepare(texts, role)
-    parts: list[Tokens] = []
+    parts: list[Inputs] = []
     chosen: list[np.ndarray] = []
     for source in sorted({int(i) for i in source_of}):
         chosen.append(np.flatnonzero(source_of == source))
@@ -121,7 +125,15 @@ def _prepare(
             parts.append(model.prepare([texts[int(i)] for i in chosen[-1]], role))
     places = np.empty(len(texts), dtype=np.int64)
     places[np.concatenate(chosen)] = np.arange(len(texts))
-    return Tokens.concat(parts).select(places)
+    kinds, order = join(parts)
+    starts = np.cumsum([0, *(len(kind) for kind in kinds)])
+    found = order[places]
+    split = [
+        (kind.select(found[mine] - start), mine)
+        for kind, start in zip(kinds, starts, strict=False)
+        if len(mine := np.flatnonzero((found >= start) & (found < start + len(kind))))
+    ]
+    return mix(split, len(texts))
 
 
 @contextmanager

@@ -1,0 +1,60 @@
+"""A folder of pictures, searched through and through; what cannot be read is named with its reason and left out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from nearfar.data.pictures import ENDINGS, is_picture_name
+from nearfar.data.pixel_store import decode_all
+from nearfar.errors import BadInput
+from nearfar.types import Picture, Progress, silent
+
+
+class Broken(NamedTuple):
+    """A picture that cannot be read, and why."""
+
+    picture: Picture
+    why: str
+
+
+class Readable(NamedTuple):
+    """Pictures by key in the order given, and those that were left out."""
+
+    pictures: dict[str, Picture]
+    broken: list[Broken]
+
+
+def list_pictures(folder: Path | str) -> dict[str, Picture]:
+    """Every picture below a folder by its path from there, in order of that path. Hidden files and folders (`.thumbnails`) are passed over.
+
+    The name of each is that path, so it says the same on every machine. Links to folders are not followed.
+    Raises `BadInput` where there is no folder, or no picture in it.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise BadInput(f"{root}: no such folder. Give a folder of pictures.")
+    found: list[str] = []
+    for place, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inside = Path(place).relative_to(root)
+        found += [(inside / name).as_posix() for name in files if not name.startswith(".") and is_picture_name(name)]
+    if not found:
+        raise BadInput(f"{root}: there is no picture in it (endings: {', '.join(ENDINGS)}). Check the path.")
+    return {name: Picture(name, file=root / name) for name in sorted(found)}
+
+
+def look_at(
+    pictures: Mapping[str, Picture], size: int, *, only: Iterable[str] | None = None, progress: Progress = silent
+) -> Readable:
+    """The pictures that can be decoded, and the others with the reason. `only` are the keys to look at; others are taken to be whole.
+
+    `size` is that of the encoder which will see them: they are decoded as it needs them and kept (`nearfar.data.pixel_store`), so no picture is
+    decoded twice. Raises as `decode_all`.
+    """
+    wanted = list(pictures if only is None else only)
+    found = decode_all([pictures[key] for key in wanted], size, progress=progress) if wanted else None
+    wrong = {wanted[one.number]: Broken(pictures[wanted[one.number]], one.why) for one in found.unreadable} if found else {}
+    return Readable({key: picture for key, picture in pictures.items() if key not in wrong}, list(wrong.values()))
