@@ -75,7 +75,8 @@ class CountMultiplies(TorchDispatchMode):
         self.products = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.products += func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_)
+        named = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_)
+        self.products += func.overloadpacket in named or "_linear_pointwise" in str(func)
         return func(*args, **(kwargs or {}))
 
 

@@ -31,6 +31,11 @@ def has_onednn() -> bool:
         return False
 
 
+def multiplies_better(matrix: Tensor) -> bool:
+    """Whether rows against this matrix multiply faster by oneDNN than by `torch.mm`: in float32 on a CPU."""
+    return matrix.device.type == "cpu" and matrix.dtype == torch.float32 and has_onednn()
+
+
 def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
 

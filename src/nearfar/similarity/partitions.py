@@ -175,7 +175,8 @@ def _one_exponential(q: Tensor, c: Tensor, t: Tensor, plan: _Plan) -> tuple[Tens
     """Rows and own columns by one exponential per entry; None where a sum left the range in which that is exact."""
     scale, wide = 1.0 / float(t), t.dtype
     products = Products(q, c, plan.dtype)
-    reach, shift = products.reach(scale), products.round_shift(plan.reference)
+    reach = products.reach(scale)
+    shift = products.shift_near(plan.reference, reach)
     least, most = _least(len(q), len(c), reach, plan.dtype), largest(plan.dtype)
     top = shift.max()
     rows = torch.empty(len(q), dtype=wide, device=q.device)
@@ -213,8 +214,8 @@ def _fast_pulls(
     products: Products, scale: float, rows: Tensor, columns: Tensor, of_rows: Tensor, of_columns: Tensor, plan: _Plan
 ) -> Pulls:
     """Both gradients out of one exponential e: e x (a per row + b per row x one per column)."""
-    shift = products.round_shift(plan.reference)
     reach = products.reach(scale)
+    shift = products.shift_near(plan.reference, reach)
     a = of_rows * (shift - rows).exp()
     size = (min(plan.per_slab, len(rows)), products.columns)
     buffer = torch.empty(size, dtype=plan.dtype, device=rows.device)
