@@ -63,7 +63,12 @@ def directed(
         at = place[i]
         parts = {
             "query_to_candidate": [queries[i] @ candidates[j] for j in range(n) if not left_out(targets, i, j, at)],
-            "candidate_to_query": [queries[k] @ candidates[at] for k in range(b) if not left_out(targets, k, at, place[k])],
+            # another row of the same positive is no negative of it
+            "candidate_to_query": [
+                queries[k] @ candidates[at]
+                for k in range(b)
+                if k == i or (place[k] != at and not left_out(targets, k, at, place[k]))
+            ],
             "query_to_query": [
                 queries[i] @ queries[k]
                 for k in range(b)

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from nearfar.encoders import Tokens, load_encoder
-from nearfar.encoders.dropout import drop_mask, keep_factors, kept_part, mark_dropped, unmarked
+from nearfar.encoders.dropout import STEPS, draw, keep, keep_mask, kept_part, kept_share, mark_dropped, unmarked
 from nearfar.encoders.packed import GROUP_SCORES, group_texts, plan_of, run_packed
 from nearfar.errors import BadConfig
 
@@ -104,25 +104,47 @@ def test_with_dropout_the_gradient_is_that_of_the_masks_drawn():
 
 
 @settings(max_examples=30, deadline=None)
-@given(rate=st.floats(0.001, 0.99), seed=st.integers(0, 2**62))
-def test_dropout_keeps_each_element_with_the_probability_asked_for(rate, seed):
+@given(rate=st.floats(0.001, 0.99), seed=st.integers(0, 2**62), far=st.integers(1, 5_000))
+def test_dropout_keeps_each_element_with_the_probability_asked_for(rate, seed, far):
     count = 200_003
-    drop = drop_mask(count, rate, seed)
+    drop = (draw(count, rate, seed) < 0).numpy()
     spread = (rate * (1 - rate) / count) ** 0.5
-    assert abs(drop.mean() - rate) < 6 * spread + 1e-12
-    # neighbours do not know of each other
-    assert abs((drop[:-1] & drop[1:]).mean() - rate**2) < 6 * (rate / count**0.5)
-    assert np.array_equal(drop, drop_mask(count, rate, seed))
+    assert abs(drop.mean() - rate) < 6 * spread + 0.5 / STEPS
+    assert abs(1 - kept_share(rate) - rate) <= 0.5 / STEPS
+    # elements do not know of each other, near or far, in this draw or another
+    other = (draw(count, rate, seed + 1) < 0).numpy()
+    for one, two in ((drop[:-1], drop[1:]), (drop[:-2], drop[2:]), (drop[:-far], drop[far:]), (drop, other)):
+        assert abs((one & two).mean() - rate**2) < 6 * (rate / count**0.5) + rate / STEPS
+    assert np.array_equal(drop, (draw(count, rate, seed) < 0).numpy())
+
+
+def test_all_fifteen_bits_of_a_draw_are_even_and_no_two_go_together():
+    for seed in (0, 1, 2**31, 2**61 + 12345):
+        numbers = (draw(1 << 18, 0.5, seed).to(torch.int32) + STEPS // 2).numpy()
+        assert numbers.min() >= 0
+        assert numbers.max() < STEPS
+        bits = (numbers[:, None] >> np.arange(15) & 1) - 0.5
+        assert np.abs(bits.mean(axis=0)).max() < 6 * 0.5 / len(bits) ** 0.5
+        together = bits.T @ bits / len(bits) * 4
+        assert np.abs(together - np.eye(15)).max() < 6 / len(bits) ** 0.5
+        cells = np.bincount(numbers >> 7, minlength=256)  # and its 256 intervals are as even as chance makes them
+        assert 140 < ((cells - 1024) ** 2 / 1024).sum() < 400
+
+
+def test_a_longer_draw_begins_with_the_shorter_one():
+    assert torch.equal(draw(1_001, 0.3, 7), draw(200_000, 0.3, 7)[:1_001])
+    assert draw(0, 0.3, 7).shape == (0,)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_dropout_factors_are_zero_where_dropped_and_else_one_over_the_share_kept(dtype):
-    drop = drop_mask(1200, 0.2, 5).reshape(40, 30)
-    found = keep_factors(drop, 0.2, torch.zeros(2, dtype=dtype))
-    assert found.shape == (40, 30)
+def test_dropout_gives_zero_where_dropped_and_else_the_number_over_the_share_kept(dtype):
+    numbers = torch.randn(40, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(dtype)
+    drop = (draw(1200, 0.2, 5) < 0).view(40, 30)
+    assert 0.1 < drop.double().mean() < 0.3
+    found = keep(numbers, keep_mask(draw(1200, 0.2, 5), numbers), 0.2)
     assert found.dtype == dtype
-    wanted = torch.from_numpy(~drop) * torch.tensor(1.25, dtype=torch.float32).to(dtype)
-    assert torch.equal(found, wanted.to(dtype))
+    wanted = (numbers.double() / kept_share(0.2)).masked_fill(drop, 0.0)
+    torch.testing.assert_close(found.double(), wanted, rtol={torch.bfloat16: 4e-3}.get(dtype, 1e-6), atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -130,7 +152,7 @@ def test_marks_hold_both_the_numbers_and_what_of_them_is_kept(dtype):
     numbers = torch.rand(50, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(dtype)
     numbers[3] = 0.0
     marked = mark_dropped(numbers.clone(), 0.3, 9)
-    drop = torch.from_numpy(drop_mask(350, 0.3, 9)).reshape(50, 7)
+    drop = (draw(350, 0.3, 9) < 0).view(50, 7)
     assert torch.equal(unmarked(marked), numbers)
     assert torch.equal(kept_part(marked), numbers.masked_fill(drop, 0.0))
 

@@ -1,45 +1,75 @@
-"""Dropout (Srivastava 2014) whose masks cost less than the multiplies around them on a CPU, exact in distribution.
+"""Dropout (Srivastava 2014) whose masks cost less than the multiplies around them on a CPU.
 
-A byte of random bits decides an element, unless it is the one byte value in 256 that straddles the rate: that one draws once more, at full precision. So each
-element is dropped independently with exactly the rate asked for. Torch's own draws 1.5 million elements in 24 to 28 ms here, this in 0.7 ms.
+The bits are a hash of element number and seed: each 32 of them give two elements 15 bits. Whole-number operations over all elements run on all threads at the speed of the cache,
+where a generator's state makes one thread wait for itself: torch's own takes 24 to 28 ms for 1.5 million elements here, this half a millisecond. The rate is rounded
+to 1 in 32,768, and what is kept is divided by the share that is then kept, so that no mean is moved.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
-_WHOLE = {2: np.int16, 4: np.int32, 8: np.int64}
+STEPS = 1 << 15
+"""A rate is rounded to 1 in so many."""
+_WHOLE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Whole numbers of as many bytes."""
+_WEYL = -1640531527  # 2**32 / golden ratio, as int32
+_MIX = (-2048144789, -1028477387)  # 0x85EBCA6B, 0xC2B2AE35: the finalizer of MurmurHash3 (Appleby 2011)
+_counted: dict[torch.device, Tensor] = {}
 
 
-def drop_mask(count: int, rate: float, seed: int) -> np.ndarray:
-    """Which of `count` elements are dropped, [count] bool: each with probability `rate` (0 to below 1), a pure function of the seed."""
-    generator = np.random.Generator(np.random.SFC64(seed))
-    drawn = generator.integers(0, 2**64, -(-count // 8), dtype=np.uint64).view(np.uint8)[:count]
-    edge = int(rate * 256)
-    undecided = np.flatnonzero(drawn == edge)
-    drop = np.less(drawn, edge)
-    drop[undecided] = generator.random(len(undecided)) < rate * 256 - edge
-    return drop
+def draw(count: int, rate: float, seed: int, device: torch.device | None = None) -> Tensor:
+    """[count] int16, below zero where an element is dropped: each with probability `kept_share` less than one, a pure function of the seed."""
+    device = torch.device("cpu") if device is None else device
+    lanes = (count + 1) // 2
+    low, high = (_signed(seed >> shift & 0xFFFFFFFF) for shift in (0, 32))
+    bits = _count(lanes, device) + low
+    part = torch.bitwise_right_shift(bits, 16)
+    bits.bitwise_xor_(part.bitwise_and_(0xFFFF)).mul_(_MIX[0]).add_(high)  # right shifts of int32 drag the sign along
+    torch.bitwise_right_shift(bits, 13, out=part)
+    bits.bitwise_xor_(part.bitwise_and_(0x7FFFF)).mul_(_MIX[1])
+    torch.bitwise_right_shift(bits, 16, out=part)
+    drawn = bits.bitwise_xor_(part).view(torch.int16)[:count]
+    return drawn.bitwise_and_(STEPS - 1).sub_(_steps(rate))
 
 
-def keep_factors(drop: np.ndarray, rate: float, like: Tensor) -> Tensor:
-    """What dropout multiplies a tensor by, in the shape of `drop`: 0, or 1 / (1 - rate), in the dtype and on the device of `like`."""
-    if like.dtype == torch.bfloat16:
-        # numpy has no bfloat16, and torch turns bool into it an element at a time: write the bits of the factor
-        bits = torch.tensor(1 / (1 - rate), dtype=torch.bfloat16).view(torch.int16).numpy()
-        return torch.from_numpy(np.multiply(np.logical_not(drop), bits)).view(torch.bfloat16).to(like.device)
-    return torch.from_numpy(np.multiply(np.logical_not(drop), np.float32(1 / (1 - rate)))).to(like)
+def kept_share(rate: float) -> float:
+    """The share of elements that dropout of this rate (0 to below 1) keeps: 1 - rate, rounded to 1 in `STEPS`."""
+    return 1 - _steps(rate) / STEPS
+
+
+def _steps(rate: float) -> int:
+    return min(round(rate * STEPS), STEPS - 1)
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 32) if word >= 1 << 31 else word
+
+
+def _count(lanes: int, device: torch.device) -> Tensor:
+    """0, 1, 2... times an odd number, kept for the next draw."""
+    found = _counted.get(device)
+    if found is None or len(found) < lanes:
+        found = _counted[device] = torch.arange(max(lanes, 1 << 16), dtype=torch.int32, device=device).mul_(_WEYL)
+    return found[:lanes]
+
+
+def keep_mask(drawn: Tensor, like: Tensor) -> Tensor:
+    """Of a draw: whole numbers as wide as those of `like`, all bits set where an element is kept, none where it is dropped. The draw is used up."""
+    return drawn.bitwise_right_shift_(15).bitwise_not_().to(_WHOLE[like.element_size()]).view(like.shape)
+
+
+def keep(numbers: Tensor, mask: Tensor, rate: float) -> Tensor:
+    """Dropout itself: the numbers that `keep_mask` keeps, over the share kept, and zeros."""
+    return _bits(numbers).bitwise_and(mask).view(numbers.dtype).mul_(1 / kept_share(rate))
 
 
 def mark_dropped(numbers: Tensor, rate: float, seed: int) -> Tensor:
     """Numbers of zero or more, in place: what dropout drops is made negative, so that the mask needs no memory of its own."""
-    kind = _WHOLE[numbers.element_size()]
-    drop = drop_mask(numbers.numel(), rate, seed)
-    sign = torch.from_numpy(np.multiply(drop, np.iinfo(kind).min, dtype=kind)).reshape(numbers.shape)
-    numbers.view(sign.dtype).bitwise_or_(sign.to(numbers.device))
+    bits = _bits(numbers)
+    drawn = draw(numbers.numel(), rate, seed, numbers.device).to(bits.dtype).view(numbers.shape)
+    bits.bitwise_or_(drawn.bitwise_and_(torch.iinfo(bits.dtype).min))
     return numbers
 
 
@@ -55,7 +85,7 @@ def unmarked(marked: Tensor) -> Tensor:
 
 
 def _bits(numbers: Tensor) -> Tensor:
-    return numbers.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[numbers.element_size()])
+    return numbers.view(_WHOLE[numbers.element_size()])
 
 
 def next_seed() -> int:

@@ -51,7 +51,7 @@ def exponentials(
 
     `kept` [r, n] is True where a column counts, or how much it counts (0 or more, a constant); None where all do, once.
     """
-    made = exponentials_about(products, start, stop, scale, products.round_shift(reference), own, kept, reach, out)
+    made = exponentials_about(products, start, stop, scale, products.shift_near(reference, reach), own, kept, reach, out)
     if bool((made.total < largest(products.dtype)).all()):
         return made
     logits = products.logits(start, stop, scale, made.shift, out=out)

@@ -7,7 +7,8 @@ log-partitions (CLIP's two directions, a joint partition over several blocks) is
 One exponential serves rows and columns: exp(logit - shift of the row), whose column sums are weighted by exp(shift - largest shift). That is exact
 while no sum leaves the range, which is checked on the b + n sums afterwards; where one does (very low temperatures), the slabs are made again
 with a maximum per row and one per column. A row's own column is kept apart in the wide dtype, in value and gradient, since its pull is all but
-cancelled by the loss's own: rounded to bfloat16, the difference would be noise.
+cancelled by the loss's own: rounded to bfloat16, the difference would be noise. Rows of one own column (two captions of a picture) are no negatives of
+it: each has that column's partition with its own entry alone.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ def log_partitions(
 ) -> LogPartitions:
     """The log-partition of each row and of its own column in queries @ candidates.T / temperature, differentiable in all three.
 
+    In a column's, the entries of other rows whose own column it is, too, do not count.
     Time O(b n d): one multiply forward, three backward (two where a side needs no gradient). Memory O((b + n) d) and two slabs.
     """
     plan = _plan(queries, candidates, own, keep, temperature, None, rows_per_slab, dtype, both=True)
@@ -175,7 +177,8 @@ def _one_exponential(q: Tensor, c: Tensor, t: Tensor, plan: _Plan) -> tuple[Tens
     """Rows and own columns by one exponential per entry; None where a sum left the range in which that is exact."""
     scale, wide = 1.0 / float(t), t.dtype
     products = Products(q, c, plan.dtype)
-    reach, shift = products.reach(scale), products.round_shift(plan.reference)
+    reach = products.reach(scale)
+    shift = products.shift_near(plan.reference, reach)
     least, most = _least(len(q), len(c), reach, plan.dtype), largest(plan.dtype)
     top = shift.max()
     rows = torch.empty(len(q), dtype=wide, device=q.device)
@@ -195,8 +198,7 @@ def _one_exponential(q: Tensor, c: Tensor, t: Tensor, plan: _Plan) -> tuple[Tens
             total += column_sums(e.matrix, (here - top).exp())
     if not plan.both or plan.own is None:
         return rows, rows.new_empty(0)
-    total.index_add_(0, plan.own, (plan.reference - top).exp())
-    of_own = total[plan.own]
+    of_own = total[plan.own] + (plan.reference - top).exp()
     if not bool((of_own > least).all()) or not bool((of_own < most).all()):
         return None
     return rows, of_own.log() + top
@@ -213,8 +215,8 @@ def _fast_pulls(
     products: Products, scale: float, rows: Tensor, columns: Tensor, of_rows: Tensor, of_columns: Tensor, plan: _Plan
 ) -> Pulls:
     """Both gradients out of one exponential e: e x (a per row + b per row x one per column)."""
-    shift = products.round_shift(plan.reference)
     reach = products.reach(scale)
+    shift = products.shift_near(plan.reference, reach)
     a = of_rows * (shift - rows).exp()
     size = (min(plan.per_slab, len(rows)), products.columns)
     buffer = torch.empty(size, dtype=plan.dtype, device=rows.device)
@@ -223,10 +225,9 @@ def _fast_pulls(
     if both and plan.own is not None:
         top = shift.max()
         b = (shift - top).exp()
-        pulled = torch.zeros(products.columns, dtype=rows.dtype, device=rows.device).index_add_(0, plan.own, of_columns)
-        at_own = pulled[plan.own] * (plan.reference - columns).exp()
-        partition = torch.full_like(pulled, torch.inf).scatter_(0, plan.own, columns)
-        narrow = (pulled * (top - partition).exp()).to(plan.dtype)
+        at_own = of_columns * (plan.reference - columns).exp()
+        pulled = torch.zeros(products.columns, dtype=rows.dtype, device=rows.device)
+        narrow = pulled.index_add_(0, plan.own, of_columns * (top - columns).exp()).to(plan.dtype)
         factor = torch.empty_like(buffer)
 
     def pulls(start: int, stop: int) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -255,13 +256,15 @@ def _maxima(q: Tensor, c: Tensor, t: Tensor, plan: _Plan) -> tuple[Tensor, Tenso
         logits = _plain_logits(products, start, stop, scale, plan, exact=True)
         rows[start:stop] = logits.logsumexp(dim=1)
         if plan.both:
+            if (own := _own(plan, start, stop)) is not None:
+                logits.scatter_(1, own[:, None], -torch.inf)
             above = torch.maximum(top, logits.amax(dim=0))
             shift = above.masked_fill(above == -torch.inf, 0.0)
             total = total * (top - shift).exp_() + logits.sub_(shift).exp_().sum(dim=0)
             top = above
     if not plan.both or plan.own is None:
         return rows, rows.new_empty(0)
-    return rows, total[plan.own].log() + top[plan.own]
+    return rows, torch.logaddexp(total[plan.own].log() + top[plan.own], plan.reference)
 
 
 def _slow_pulls(
@@ -272,8 +275,10 @@ def _slow_pulls(
     both = plan.both and bool(of_columns.any())
     partition = pulled = torch.empty(0)
     if both and plan.own is not None:
-        pulled = torch.zeros(products.columns, dtype=rows.dtype, device=rows.device).index_add_(0, plan.own, of_columns)
-        partition = torch.full_like(pulled, torch.inf).scatter_(0, plan.own, columns)
+        # of the rows of a column the least partition, which no entry of another row exceeds, and what their gradients are beside it
+        partition = torch.full((products.columns,), torch.inf, dtype=rows.dtype, device=rows.device)
+        partition.scatter_reduce_(0, plan.own, columns, "amin")
+        pulled = torch.zeros_like(partition).index_add_(0, plan.own, of_columns * (partition[plan.own] - columns).exp())
 
     def pulls(start: int, stop: int) -> tuple[Tensor, Tensor | None, Tensor]:
         own, here = _own(plan, start, stop), slice(start, stop)
@@ -282,7 +287,7 @@ def _slow_pulls(
         pull = (logits - rows[here, None]).exp_().mul_(of_rows[here, None])
         if both and own is not None:
             pull += logits.sub_(partition).exp_().mul_(pulled)
-            of_own = of_own + pulled[own] * (plan.reference[here] - columns[here]).exp()
+            of_own = of_own + of_columns[here] * (plan.reference[here] - columns[here]).exp()
         return pull.to(plan.dtype), None, of_own
 
     return pulls

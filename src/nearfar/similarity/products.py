@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import BadInput
+from nearfar.similarity.multiplies import LARGEST_RESULT, linear, multiplies_better
 
 Precision = Literal["float32", "bfloat16"]
 """What the multiplies of a slab run in."""
@@ -22,6 +23,8 @@ Precision = Literal["float32", "bfloat16"]
 
 FAR = 8192.0
 """Logits that may lie this far apart are not multiplied in bfloat16: its rounding, 1 in 256 of a logit, would decide between them."""
+NEAR = 60.0
+"""Logits that lie no farther apart than this are at most half of it, and their exponentials and sums far from the ends of float32's range: no shift is needed."""
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
@@ -82,11 +85,15 @@ class Products:
             self._candidates[:, : self.d] = candidates
         else:
             self._candidates = candidates.to(dtype)
+        self._by_onednn = multiplies_better(self._candidates)
 
     def logits(
         self, start: int, stop: int, scale: float, shift: Float[Tensor, " r"] | None = None, out: Tensor | None = None
     ) -> Float[Tensor, "r n"]:
-        """Dot products of rows start:stop with all candidates, times `scale`, less each row's `shift` (a number that `round_shift` gave)."""
+        """Dot products of rows start:stop with all candidates, times `scale`, less each row's `shift` (a number that `round_shift` gave).
+
+        They are in `out` where that is the faster way, else in memory of their own.
+        """
         rows = self._queries[start:stop]
         if self.is_narrow:
             left = torch.empty(len(rows), self.d + 1, dtype=self.dtype, device=rows.device)
@@ -94,6 +101,10 @@ class Products:
             left[:, self.d] = 0 if shift is None else -shift
             return torch.mm(left, self._candidates.T, out=out)
         scaled = rows.to(self.wide) * scale
+        shift = None if shift is None or not bool(shift.any()) else shift
+        if self._by_onednn and len(rows) * self.columns * scaled.element_size() <= LARGEST_RESULT:
+            found = linear(scaled, self._candidates)
+            return found if shift is None else found.sub_(shift[:, None])
         if shift is None:
             return torch.mm(scaled, self._candidates.T, out=out)
         return torch.addmm(-shift[:, None], scaled, self._candidates.T, out=out)
@@ -103,12 +114,18 @@ class Products:
         longest = [float(rows.to(self.wide).norm(dim=1).max()) for rows in (self._queries, self._candidates[:, : self.d])]
         return 2 * longest[0] * longest[1] * scale
 
+    def shift_near(self, reference: Tensor, reach: float) -> Tensor:
+        """The shift to subtract from logits that lie about `reference` [r] and within `reach` of it: none (zeros) where none is needed."""
+        return torch.zeros_like(reference) if reach <= NEAR and not self.is_narrow else self.round_shift(reference)
+
     def round_shift(self, shift: Tensor) -> Tensor:
         """The nearest numbers that a shift can be in this precision, in the wide dtype."""
         return shift.to(self.dtype).to(self.wide)
 
     def to_queries(self, pull: Float[Tensor, "r n"]) -> Float[Tensor, "r d"]:
         """Sum over columns of pull x candidate, in the wide dtype."""
+        if self._by_onednn:
+            return linear(pull, self._candidates.T)
         return torch.mm(pull, self._candidates)[:, : self.d].to(self.wide)
 
     def to_candidates(self, pull: Float[Tensor, "r n"], rows: Float[Tensor, "r d"], into: Float[Tensor, "g d"]) -> None:

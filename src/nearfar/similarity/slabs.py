@@ -17,11 +17,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import BadInput
+from nearfar.similarity.multiplies import LARGEST_RESULT, has_onednn
 from nearfar.similarity.products import FAR, Precision, Products, slab_dtype, wide_dtype
 from nearfar.types import RowLoss, Targets
 
 SLAB_BYTES = 64 << 20
 """Memory of one slab unless told otherwise: 64 MiB, and never more than 1,024 rows (beyond that a multiply gains nothing)."""
+CACHED_BYTES = 16 << 20
+"""The same where float32 is multiplied by oneDNN, which does as well with few rows: what stays in the cache."""
+FEWEST_ROWS = 128
+"""Slabs of fewer rows are not made to stay in the cache: the candidates' gradients pass through memory once a slab."""
 ROW_LOSS_COPIES = 4
 """How many copies of a slab a row loss is reckoned to make: autograd keeps what it needs of the row loss while it is inside it."""
 
@@ -66,6 +71,10 @@ def slab_rows(
         if budget_bytes is None:
             budget_bytes = min(1 << 30, torch.cuda.mem_get_info(device)[0] // 8)
     budget = SLAB_BYTES if budget_bytes is None else budget_bytes
+    if budget_bytes is None and element_size == 4 and most == 1024 and has_onednn():
+        row_bytes = max(1, columns * element_size)
+        few = [smaller for smaller in (CACHED_BYTES, LARGEST_RESULT) if smaller // row_bytes >= FEWEST_ROWS]
+        budget = few[0] if few else budget
     return max(1, min(most, budget // max(1, columns * element_size)))
 
 
