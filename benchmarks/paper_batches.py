@@ -3,7 +3,7 @@
     python benchmarks/paper_batches.py [--clip 8192] [--simclr 4096] [--size 32] [--text static|minilm] [--gigabytes 12] [--json]
 
 Each step runs in a process of its own: one step of the ordinary trainer on random pictures (and captions), its highest resident memory as the system counts it. That a step in parts is
-the step of the whole batch is checked beside it, at 96 pairs of the same encoder, in every gradient (float32, views and all). Fails where a step takes more memory than asked, or
+the step of the whole batch is checked beside it, at 96 pairs of the same encoder, in every gradient (float32; without views, which another cut of the batch draws anew). Fails where a step takes more memory than asked, or
 a gradient differs by more than 1e-3 of its length.
 """
 

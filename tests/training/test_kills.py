@@ -8,14 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
+from pictures import pictures
 
 from nearfar.data.pairs import write_pairs
 from nearfar.encoders import StaticEncoder
 from nearfar.files import check_seal
 from nearfar.training.record import read_events
+from nearfar.types import Picture
 
 from tiny import tiny_pairs, tiny_tokenizer, tiny_transformer
 
@@ -25,14 +28,32 @@ KILLS = 20
 SETTINGS = {
     "static": ["batch_size=8", "epochs=36", "learning_rate=0.05", "checkpoint.every=2", "evaluation.every=30"],
     "transformer": ["batch_size=8", "epochs=24", "learning_rate=0.0005", "checkpoint.every=2", "evaluation.every=30"],
+    "pictures": [
+        *("batch_size=8", "epochs=24", "learning_rate=0.005", "checkpoint.every=2", "evaluation.every=30"),
+        *("loss.name=clip", "learn_temperature=true", "augment.kind=simclr", "compute.micro_tokens=64"),
+    ],
 }
+ENCODERS = {"static": "static", "transformer": "transformer", "pictures": "clip:small-image:16+static"}
 WAYS = ("flip a bit", "truncate", "delete a file", "delete all files", "truncate all checkpoints")
 
 
 def command(kind, out, *more):
     settings = [*SETTINGS[kind], "evaluation.dev=20", "evaluation.judge=30", "checkpoint.keep=3"]
     given = [x for setting in settings for x in ("--set", setting)]
-    return [sys.executable, "-m", "nearfar", "train", "pairs.csv", "-o", out, "--encoder", kind, "--json", *given, *more]
+    return [
+        sys.executable,
+        "-m",
+        "nearfar",
+        "train",
+        "pairs.csv",
+        "-o",
+        out,
+        "--encoder",
+        ENCODERS[kind],
+        "--json",
+        *given,
+        *more,
+    ]
 
 
 def newest(run):
@@ -80,6 +101,17 @@ def damage(run, way, rng):
     return len(chosen)
 
 
+def with_pictures(folder, pairs):
+    """The pairs with a picture for each positive, as files beside them."""
+    found = []
+    for pair, picture in zip(pairs, pictures(len(pairs)), strict=True):
+        path = folder / "shown" / picture.rsplit("/", 1)[-1]
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(picture.read())
+        found.append(replace(pair, positive=Picture(path), negatives=()))
+    return found
+
+
 def everything(run):
     """What must be the same, bit for bit: model, start, checkpoints, log and scores."""
     found = {}
@@ -90,11 +122,11 @@ def everything(run):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(("kind", "seed"), [("static", 1), ("transformer", 2)])
+@pytest.mark.parametrize(("kind", "seed"), [("static", 1), ("transformer", 2), ("pictures", 3)])
 def test_twenty_kills_and_twenty_resumes_end_with_the_bytes_of_a_run_left_alone(tmp_path, kind, seed):
     rng = random.Random(seed)
-    write_pairs(tmp_path / "pairs.csv", tiny_pairs())
-    if kind == "static":
+    write_pairs(tmp_path / "pairs.csv", with_pictures(tmp_path, tiny_pairs()) if kind == "pictures" else tiny_pairs())
+    if kind != "transformer":
         table = torch.randn(tiny_tokenizer().get_vocab_size(), 64, generator=torch.Generator().manual_seed(0))
         StaticEncoder(table, tiny_tokenizer()).save(tmp_path / "static")
     else:

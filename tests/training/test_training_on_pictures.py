@@ -284,6 +284,43 @@ def test_align_is_label_smoothing_both_ways_and_leaves_out_what_is_known_to_be_a
     torch.testing.assert_close(found, total / 2)
 
 
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_captions_of_one_picture_and_pictures_of_one_caption_are_never_each_others_negatives(name):
+    some = captioned(6)
+    pairs = [
+        *some,
+        Pair("other words", some[0].positive),
+        Pair("more words", some[0].positive),
+        Pair(some[1].query, pictures(9)[8]),
+    ]
+    (a, b), batch, found = rows_of(pairs, [f"loss.name={name}", "temperature=0.3"])
+    own, n = batch.targets.positive, len(pairs)
+    assert len(b) == 7  # a picture of several captions is one column
+    shown = [next(p.positive for p, place in zip(pairs, own.tolist(), strict=True) if place == column) for column in range(7)]
+    logits = a @ b.T / 0.3
+    # a picture is no negative of a caption that any pair gives it
+    given = {(p.query, p.positive) for p in pairs}
+    alike = torch.tensor(
+        [[(p.query, picture) in given and own[i] != j for j, picture in enumerate(shown)] for i, p in enumerate(pairs)]
+    )
+    captions = torch.tensor(
+        [
+            [i != j and (p.positive == q.positive or p.query == q.query) for j, q in enumerate(pairs)]
+            for i, p in enumerate(pairs)
+        ]
+    )
+    mine = logits[torch.arange(n), own]
+    if name == "clip":
+        there = logits.masked_fill(alike, -torch.inf).logsumexp(1) - mine
+        back = logits.T[own].masked_fill(captions, -torch.inf).logsumexp(1) - mine
+        torch.testing.assert_close(found, (there + back).mean() / 2)
+    else:  # Zhai 2023, eq. 1: every caption with every picture a yes or a no
+        sign = torch.full_like(logits, -1.0)
+        sign[torch.arange(n), own] = 1.0
+        each = -F.logsigmoid(sign * (logits - 10)).masked_fill(alike, 0.0)
+        torch.testing.assert_close(found, each.sum() / n)
+
+
 def test_a_queue_follows_the_slow_copy_and_is_met_by_the_next_batch(tmp_path):
     pairs = views(8)
     settings = ["epochs=1", "batch_size=8", "learning_rate=0.01", "queue.size=12", "queue.momentum=0.75", "warmup=0"]

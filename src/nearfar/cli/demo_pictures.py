@@ -36,8 +36,6 @@ SEARCHES = ("a heart", "food", "an animal with wings", "rain", "arrow pointing l
 SEEDS = 3
 METRIC = "success@10"
 SIDE = 32
-WIDTHS = (32, 64, 128, 256)
-"""Channels of the image tower's stages: one stage more than the small network has by itself, and half as wide at first, which is better and faster here."""
 SETTINGS = (
     "loss.name=clip",
     "batch_size=256",
@@ -228,7 +226,7 @@ class _Runs:
     def _one(self, name: str, pairs: Sequence[Pair], seed: int, simclr: bool) -> ImageText:
         began = perf_counter()
         asked, out = self.asked, self.asked.out / f"{name.replace(' ', '-')}-{seed}"
-        tower = self._see(pairs, seed) if simclr else small_image(SIDE, widths=WIDTHS, seed=seed)
+        tower = self._see(pairs, seed) if simclr else small_image(SIDE, seed=seed)
         text = load_encoder(asked.text, progress=self.progress)
         assert isinstance(text, (StaticEncoder, TransformerEncoder))
         settings = [*SETTINGS, *TEXTS[asked.text], f"epochs={asked.epochs}", f"seed={seed}"]
@@ -257,7 +255,7 @@ class _Runs:
         seen = list(dict.fromkeys(pair.positive for pair in pairs)) if self.asked.pairs else self.docs.pictures
         config = parse_settings([*SIMCLR, f"seed={seed}"])
         views = [Pair(picture, picture) for picture in seen]
-        train(views, out=out, encoder=small_image(SIDE, widths=WIDTHS, seed=seed), config=config, progress=self.progress)
+        train(views, out=out, encoder=small_image(SIDE, seed=seed), config=config, progress=self.progress)
         tower = load_encoder(out)
         assert isinstance(tower, ImageEncoder)
         shutil.rmtree(out)
