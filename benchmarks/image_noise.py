@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nearfar.data.sources.named_pictures import NamedPictures, read_named_pictures
 
 from nearfar.auditing import material_of
 from nearfar.auditing.matching import by_halves, estimate, worst
+from nearfar.data.sources.named_pictures import NamedPictures, read_named_pictures
 from nearfar.encoders import load_encoder
 from nearfar.evaluation import evaluate_image_text
 from nearfar.files import cache_folder

@@ -47,7 +47,6 @@ def small_world():
 def asked(tmp_path, monkeypatch):
     model = str(tiny_transformer(tmp_path / "words"))
     monkeypatch.setattr(demo_pictures, "TEXTS", {model: ("model.freeze=text.*",)})
-    monkeypatch.setattr(demo_pictures, "WIDTHS", (8, 16))
     monkeypatch.setattr(demo_pictures, "SIDE", 16)
 
     def read(cache, progress):
