@@ -23,6 +23,7 @@ import numpy as np
 
 from nearfar.auditing import material_of
 from nearfar.auditing.matching import by_halves, estimate, worst
+from nearfar.cli.demo_pictures import EPOCHS, SETTINGS, TEXTS
 from nearfar.data.sources.named_pictures import NamedPictures, read_named_pictures
 from nearfar.encoders import load_encoder
 from nearfar.evaluation import evaluate_image_text
@@ -97,14 +98,16 @@ def main() -> int:
     parser.add_argument("--shares", type=float, nargs="+", default=[0.2, 0.4])
     parser.add_argument("--encoder", default="clip:small-image:32+static")
     parser.add_argument("--pairs", type=int, default=None, help="the first so many captions, in an order by the seed")
-    parser.add_argument("--set", dest="settings", nargs="*", default=[], help="settings of training, NAME=VALUE")
+    parser.add_argument(
+        "--set", dest="settings", nargs="*", default=[], help="settings of training beside the demo's, NAME=VALUE"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     data = read_named_pictures(cache_folder() / "named-pictures")
     order = np.random.default_rng(given.seed).permutation(len(data.train))[: given.pairs]
     pairs = [data.train[row] for row in np.sort(order)]
-    runs = Runs(data, given.encoder, given.settings, given.seed)
+    runs = Runs(data, given.encoder, [*SETTINGS, *TEXTS["static"], f"epochs={EPOCHS}", *given.settings], given.seed)
     clean = runs.recall(pairs)
     lines = []
     for share in given.shares:

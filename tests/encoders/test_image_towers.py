@@ -24,6 +24,7 @@ from nearfar.encoders import (
     small_image,
 )
 from nearfar.encoders.pixels import Kept, Mixed, Pixels, join, mix, read_pixels
+from nearfar.encoders.small_net import SmallNet
 from nearfar.errors import BadConfig, BadInput, Damaged
 from nearfar.types import Picture
 
@@ -248,3 +249,29 @@ def test_what_cannot_be_encoded_is_named(tmp_path):
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(Damaged, match=r"model\.safetensors"):
         load_encoder(tmp_path / "torn")
+
+
+@pytest.mark.parametrize("side", [16, 15, 32])
+@pytest.mark.parametrize("lower", [False, True])
+def test_the_small_network_has_the_gradients_of_plain_convolutions(side, lower):
+    dtype = torch.float32 if lower else torch.float64
+    net = SmallNet((8, 16, 24, 32), seed=3).to(dtype)
+    pixels = torch.randn(5, 3, side, side, generator=torch.Generator().manual_seed(0), dtype=dtype)
+
+    def plain(maps):
+        for down, across in zip(net.down, net.across, strict=True):
+            for number, (layer, stride) in enumerate(((down, 2), (across, 1))):
+                made = torch.relu(layer[1](torch.nn.functional.conv2d(maps, layer[0].weight, stride=stride, padding=1)))
+                maps = maps + made if number else made
+        return maps.flatten(2).mean(dim=2)
+
+    def gradients(run):
+        given = pixels.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=lower):
+            rows = run(given)
+        return torch.autograd.grad(rows.to(dtype).square().sum(), [given, *net.parameters()])
+
+    for found, wanted in zip(gradients(net), gradients(plain), strict=True):
+        assert found.shape == wanted.shape
+        off = (found - wanted).norm() / (wanted.norm() + 1e-12)
+        assert off < (0.05 if lower else 1e-12)
