@@ -186,7 +186,10 @@ class ImageTextEncoder(nn.Module):
         assert isinstance(self.text, ClipText)
         tensors |= {f"text_model.{name}": tensor for name, tensor in self.text.model.state_dict().items()}
         for name, heads in (("visual_projection", self.image.heads), ("text_projection", self.text_heads)):
-            tensors |= {f"{name}.weight": dense.linear.weight.data for dense in heads if isinstance(dense, Dense)}
+            for dense in heads:
+                assert isinstance(dense, Dense)
+                assert isinstance(dense.linear, nn.Linear)
+                tensors[f"{name}.weight"] = dense.linear.weight
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(plain, folder / "model.safetensors", metadata={"format": "pt"})
         hub.config.save_pretrained(folder)
