@@ -69,7 +69,7 @@ SIMCLR = Recipe(
             "weight decay", "1e-6, not of norms and offsets", "1e-4, likewise", "AdamW's decay is another thing than LARS's"
         ),
         Number("epochs, warm-up", "100 to 1,000, 10 of them warm-up; cosine", "12, a tenth; cosine", "minutes on two cores"),
-        Number("temperature", "0.1 (CIFAR-10: 0.5)", "0.2", "measured at this batch and length (benchmarks/simclr.py)"),
+        Number("temperature", "0.1 (CIFAR-10: 0.5)", "0.2", "a small batch; not tuned"),
         Number("views", "crop 8 to 100 %, flip, colours, grey, blur; CIFAR-10: half the colours, no blur", "those of CIFAR-10"),
         Number("head", "2 layers to 128 (v2: 3 layers)", "2 layers to 128", "--set model.projector=simclr2 for v2's"),
         Number(
