@@ -362,3 +362,21 @@ class _Numbered:
 
     def select(self, rows: np.ndarray) -> "_Numbered":
         return _Numbered(self.numbers[rows])
+
+
+@pytest.mark.parametrize("beyond", [0, 200])
+def test_a_shard_cut_between_its_members_is_torn(tmp_path: Path, beyond: int):
+    path = tmp_path / "s.tar"
+    write_tar(path, {"1.png": png(1), "1.txt": b"a", "2.png": png(2), "2.txt": b"b"})
+    assert len(read_pairs(path).pairs) == 2
+    with tarfile.open(path) as tar:
+        third = tar.getmember("2.png").offset
+    path.write_bytes(path.read_bytes()[: third + beyond])
+    with pytest.raises(BadInput, match=r"s\.tar: torn after its member '1\.txt'.*Copy the shard again"):
+        read_pairs(path)
+
+
+def test_a_folder_without_pictures_is_said_to_have_none(tmp_path: Path):
+    (tmp_path / "notes.doc").write_text("x")
+    with pytest.raises(BadInput, match="no pictures are in it"):
+        read_pairs(tmp_path)

@@ -220,7 +220,7 @@ def _read_datasets_folder(path: Path) -> Table:
     state = path / "state.json"
     if not state.exists():
         raise BadInput(
-            f"{path}: this is a folder, not a file. Name the file inside it, or a folder written by `Dataset.save_to_disk` "
+            f"{path}: this is a folder, not a file, and no pictures are in it. Name the file inside it, or a folder written by `Dataset.save_to_disk` "
             "(a `DatasetDict` folder holds one folder per split: name the split's)."
         )
     try:

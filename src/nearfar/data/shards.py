@@ -53,15 +53,25 @@ def shard_paths(path: Path) -> list[Path]:
 @lru_cache(maxsize=64)
 def _members(path: Path, _changed: int) -> tuple[Member, ...]:
     found: list[Member] = []
+    end = 0
     size = path.stat().st_size
     try:
         with tarfile.open(path, "r:") as tar:
             for info in tar:
+                end = info.offset_data
                 if not info.isfile():
                     continue
                 if info.offset_data + info.size > size:
                     raise BadInput(f"{path}: torn within its member {info.name!r}. Copy the shard again.")
+                end += -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 found.append(Member(info.name, info.offset_data, info.size))
+        # tarfile takes a cut between two members for the end: the samples behind it would be missing unsaid
+        with path.open("rb") as file:
+            file.seek(end)
+            block = file.read(tarfile.BLOCKSIZE)
+        if len(block) < tarfile.BLOCKSIZE or block.strip(b"\0"):
+            last = f" after its member {found[-1].name!r}" if found else ""
+            raise BadInput(f"{path}: torn{last}: the blocks of zeros that end a tar are not there. Copy the shard again.")
     except tarfile.TarError as error:
         packed = path.open("rb").read(2) == b"\x1f\x8b"
         mend = "It is compressed, and shards are read by offset: gunzip it first." if packed else "Copy the shard again."
