@@ -195,3 +195,9 @@ def test_a_folder_without_its_tokenizer_is_damaged_not_a_model_of_one_word(tmp_p
     (folder / "tokenizer.json").unlink()
     with pytest.raises(Damaged, match="tokenizer"):
         load_encoder(folder)
+
+
+def test_a_run_that_has_not_finished_is_not_taken_for_a_wrong_folder(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(BadInput, match=r"has not finished.*--resume"):
+        load_encoder(tmp_path)

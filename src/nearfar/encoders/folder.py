@@ -94,6 +94,10 @@ def read_layout(folder: Path) -> Layout:
         )
     if not (folder / "modules.json").exists():
         if not (folder / "config.json").exists():
+            if (folder / "run.json").exists():
+                raise BadInput(
+                    f"{folder}: this run has not finished: it has no model/ yet. Go on with its `nearfar train` command and --resume."
+                )
             raise BadInput(
                 f"{folder}: this is not a model folder: neither modules.json (sentence-transformers) nor config.json "
                 "(transformers) is there. Give the folder that holds one of them."
