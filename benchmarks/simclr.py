@@ -1,6 +1,6 @@
 """SimCLR on unlabelled pictures, judged by the classes of nearest neighbours: beside raw pixels, the untrained network, and SupCon, which sees the labels.
 
-    python benchmarks/simclr.py FOLDER [--seeds 3] [--pictures 20000] [--epochs 12] [--set NAME=VALUE] [--json]
+    python benchmarks/simclr.py FOLDER [--seeds 3] [--pictures 20000] [--epochs 8] [--set NAME=VALUE] [--json]
 
 FOLDER has `train.parquet` and `test.parquet` with columns `image` (encoded bytes) and `label`, as ../shared/data/cifar10. A picture is right where the vote of its 20 (or 200; of raw pixels 20 alone, 3,072 numbers each)
 nearest training pictures tells its class (Wu 2018). Pixels are compared as they are, and (a stronger baseline, shown beside) less the mean picture; `--linear` adds a logistic regression. Each figure is the mean over seeds and test pictures, each difference the paired one over test pictures (of the means over
@@ -110,7 +110,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pictures", type=int)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--kinds", default="pixels,centred,untrained,simclr,supcon")
     parser.add_argument("--linear", action="store_true")
     parser.add_argument("--set", dest="settings", action="append", default=[])
