@@ -109,3 +109,17 @@ def tiny_pairs(count: int = 160, seed: int = 0) -> list[Pair]:
         half = rng.permutation(len(WORDS) // 2)[:3]
         found[" ".join(WORDS[2 * i] for i in half)] = " ".join(WORDS[2 * i + 1] for i in half)
     return [Pair(q, p) for q, p in found.items()]
+
+
+class StoppedError(Exception):
+    """What `stop_at` raises."""
+
+
+def stop_at(step: int):
+    """A progress that stops a run from without after this step of training."""
+
+    def progress(stage, done, total, **facts):
+        if stage == "train" and done == step:
+            raise StoppedError
+
+    return progress

@@ -7,10 +7,9 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import nn
 
 from nearfar.encoders import TransformerEncoder, TwoTowerEncoder, computing, is_static
+from nearfar.encoders.at_rest import encode_parts
 from nearfar.encoders.tokens import cut_padded, lengths_of
 from nearfar.errors import BadConfig
 from nearfar.types import Encoder, Inputs, Progress, Role, silent
@@ -78,19 +77,7 @@ def embed_inputs(
     """
     if batch_tokens is None:
         batch_tokens = CACHED_TOKENS if _has_transformer(encoder) and encoder.device.type == "cpu" else BATCH_TOKENS
-    rows = np.empty((len(inputs), encoder.dim), dtype=np.float32)
-    module = encoder if isinstance(encoder, nn.Module) else nn.Identity()
-    was = module.training
-    module.eval()
-    try:
-        with torch.inference_mode():
-            for batch in cut_padded(lengths_of(inputs), batch_tokens):
-                rows[batch] = encoder(inputs.select(batch)).float().cpu().numpy()
-                if count is not None:
-                    count(len(batch))
-    finally:
-        module.train(was)
-    return rows
+    return encode_parts(encoder, inputs, cut_padded(lengths_of(inputs), batch_tokens), encoder.dim, count=count)
 
 
 def _has_transformer(encoder: Encoder) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from nearfar.data.pictures import unreadable
 from nearfar.errors import BadInput, Mismatch
 from nearfar.index.lexical import LexicalIndex
 from nearfar.index.records import IndexedPicture, ModelIdentity
@@ -111,7 +112,7 @@ def keep_picture(picture: Picture) -> IndexedPicture:
     try:
         return IndexedPicture.of(picture)
     except OSError as error:
-        raise BadInput(f"{picture}: this picture cannot be read ({error.strerror}). Put it back, or leave it out.") from error
+        raise unreadable(picture, error) from error
 
 
 def unchanged(index: ExactIndex | ApproximateIndex, items: Mapping[str, str]) -> set[str]:

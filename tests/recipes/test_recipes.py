@@ -15,7 +15,7 @@ from nearfar.recipes.negatives import pairs_of_texts, with_negatives
 from nearfar.training import parse_settings
 from nearfar.types import Pair
 
-from tiny import WORDS, tiny_pairs, tiny_tokenizer, tiny_transformer
+from tiny import WORDS, StoppedError, tiny_pairs, tiny_tokenizer, tiny_transformer
 
 QUICK = ["batch_size=16", "epochs=1", "learning_rate=0.001", "evaluation.dev=10", "evaluation.judge=20", "checkpoint.every=2"]
 
@@ -67,10 +67,6 @@ def test_a_recipe_can_be_read(name):
     for stage in recipe.stages:
         parse_settings(stage.settings)
     assert all(number.what and number.paper and number.here for number in recipe.numbers)
-
-
-class StoppedError(Exception):
-    pass
 
 
 def stop_in(stage_number, step):

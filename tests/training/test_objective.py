@@ -23,7 +23,7 @@ from nearfar.training.objective import LOSSES, Objective, new_parameters
 from nearfar.training.teachers import taught_pairs, teacher_scores
 from nearfar.types import Pair
 
-from tiny import tiny_pairs, tiny_tokenizer
+from tiny import StoppedError, stop_at, tiny_pairs, tiny_tokenizer
 
 D = 6
 
@@ -320,18 +320,6 @@ def test_a_run_learns_by_each_loss_that_asks_something_of_the_pairs(name, tmp_pa
     assert len(told) == result.steps
     first, last = (np.mean([line["loss"] for line in part]) for part in (told[:5], told[-5:]))
     assert last < first
-
-
-class StoppedError(Exception):
-    pass
-
-
-def stop_at(step):
-    def progress(stage, done, total, **facts):
-        if stage == "train" and done == step:
-            raise StoppedError
-
-    return progress
 
 
 def test_what_a_loss_learns_itself_is_kept_in_checkpoints_and_a_run_goes_on_bit_for_bit(tmp_path):

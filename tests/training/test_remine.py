@@ -21,7 +21,7 @@ from nearfar.training import parse_settings, train
 from nearfar.training.checkpoint import latest_checkpoint
 from nearfar.training.record import read_events
 
-from tiny import tiny_pairs, tiny_transformer
+from tiny import StoppedError, stop_at, tiny_pairs, tiny_transformer
 
 SETTINGS = [
     "batch_size=16",
@@ -83,20 +83,12 @@ def test_a_mining_finds_what_the_model_of_its_step_finds_and_the_next_step_uses_
     assert all(a > b for a, b in zip(losses[3:], plain[3:], strict=True))
 
 
-class StoppedError(Exception):
-    pass
-
-
 @pytest.mark.parametrize("moment", [2, 3, 4, 7])
 def test_a_run_stopped_before_or_after_a_mining_ends_with_the_bytes_of_one_left_alone(place, moment):
-    def stop(stage, done, _total, **_facts):
-        if stage == "train" and done == moment:
-            raise StoppedError
-
     whole = ("checkpoint.every=3", "checkpoint.keep=2")
     run(place, "alone", *whole)
     with pytest.raises(StoppedError):
-        run(place, "cut", *whole, progress=stop)
+        run(place, "cut", *whole, progress=stop_at(moment))
     run(place, "cut", *whole, resume=True)
     for file in ("model/model.safetensors", "steps.jsonl"):
         assert hash_file(place / "alone" / file) == hash_file(place / "cut" / file)

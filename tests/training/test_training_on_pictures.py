@@ -32,7 +32,7 @@ from nearfar.training.start import pictures_alone
 from nearfar.training.step import _sides
 from nearfar.types import Pair
 
-from tiny import WORDS, tiny_tokenizer, tiny_transformer
+from tiny import WORDS, StoppedError, stop_at, tiny_tokenizer, tiny_transformer
 
 
 @pytest.fixture(autouse=True)
@@ -115,18 +115,6 @@ def test_a_cached_step_is_one_graph_over_the_same_views_in_every_gradient_whatev
         assert all(torch.equal(gradient[name], found[0][1][name]) for name in gradient)
         for name in wanted:
             torch.testing.assert_close(gradient[name], wanted[name], rtol=1e-3, atol=1e-6)
-
-
-class StoppedError(Exception):
-    pass
-
-
-def stop_at(step):
-    def progress(stage, done, total, **facts):
-        if stage == "train" and done == step:
-            raise StoppedError
-
-    return progress
 
 
 @pytest.mark.parametrize(

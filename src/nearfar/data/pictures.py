@@ -33,16 +33,20 @@ def decode(picture: Picture, size: int) -> np.ndarray:
     Of an animation the first frame. A JPEG more than twice as large is decoded at an eighth to a half of its size, as libjpeg can, which is several times as fast.
     Raises `BadInput` naming the picture where it is not there, torn, no image of `FORMATS`, or larger than `MOST_PIXELS`; `Missing` without pillow.
     """
-    return decode_bytes(str(picture), _read(picture), size)
+    return decode_bytes(str(picture), read_bytes(picture), size)
 
 
-def _read(picture: Picture) -> bytes:
+def read_bytes(picture: Picture) -> bytes:
+    """The encoded bytes of a picture. Raises `BadInput` naming it where they cannot be read."""
     try:
         return picture.read()
     except OSError as error:
-        raise BadInput(
-            f"{picture}: this picture cannot be read ({error.strerror or error}). Put it there, or leave it out."
-        ) from None
+        raise unreadable(picture, error) from None
+
+
+def unreadable(picture: Picture, error: OSError) -> BadInput:
+    """What to raise for a picture whose bytes cannot be read."""
+    return BadInput(f"{picture}: this picture cannot be read ({error.strerror or error}). Put it there, or leave it out.")
 
 
 def decode_bytes(name: str, data: bytes, size: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nearfar.data.pictures import decode_bytes
+from nearfar.data.pictures import decode_bytes, read_bytes
 from nearfar.errors import BadInput, CannotWrite, Missing
 from nearfar.files import cache_folder, refusals
 from nearfar.types import Picture, Progress, silent
@@ -185,11 +185,9 @@ class _Store:
     def take(self, picture: Picture, *, anew: bool = False) -> _Taken:
         """Look a picture up by its content (unless `anew`), or decode it. Runs in many threads."""
         try:
-            data = picture.read()
-        except OSError as error:
-            return _Taken(
-                b"", why=f"{picture}: this picture cannot be read ({error.strerror or error}). Put it there, or leave it out."
-            )
+            data = read_bytes(picture)
+        except BadInput as error:
+            return _Taken(b"", why=str(error))
         key = hashlib.sha256(data).digest()[:16]
         kept = None if anew else self._is_whole(key)
         if kept:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from nearfar.data.formats import Row, read_table
 from nearfar.data.picture_columns import picture_of
+from nearfar.data.pictures import read_bytes
 from nearfar.data.text import normalize
 from nearfar.errors import BadInput
 from nearfar.files import atomic_file, atomic_folder, settle_folder
@@ -202,10 +203,7 @@ def _copied(items: Mapping[str, str], folder: Path, other: str) -> Iterator[tupl
             continue
         plain = "#" not in item and all(part not in ("", ".", "..") and ":" not in part for part in item.split("/"))
         name = item if plain and item.split("/")[0] not in _OURS else Picture(f"{other}{number}{_ending(item)}")
-        try:
-            data = item.read()
-        except OSError as error:
-            raise BadInput(f"{item}: this picture cannot be read ({error.strerror}). Put it back, or leave it out.") from error
+        data = read_bytes(item)
         place = folder / name
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from nearfar.data.broken import MOST_LEFT_OUT, LeftOut, refuse_too_many, tell
@@ -94,9 +94,8 @@ def _without(pair: Pair, gone: set[int]) -> Pair:
     """The pair without the hard negatives of these numbers."""
     stay = [n for n in range(len(pair.negatives)) if n not in gone]
     scores = pair.teacher_scores
-    return replace(
-        pair,
-        negatives=tuple(pair.negatives[n] for n in stay),
+    return pair.with_negatives(
+        (pair.negatives[n] for n in stay),
         teacher_scores=(scores[0], *(scores[n + 1] for n in stay)) if scores else (),
-        mined=tuple(pair.mined[n] for n in stay) if pair.mined else (),
+        mined=(pair.mined[n] for n in stay) if pair.mined else (),
     )

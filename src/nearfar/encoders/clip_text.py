@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from nearfar.encoders.precision import Precision, compute_dtype, lowered
+from nearfar.encoders.precision import Precision, lowered, lowering
 from nearfar.encoders.tokens import NO_PROMPTS, Tokens, tokenize
 from nearfar.encoders.transformer import backend_of, length_of, pad
 from nearfar.types import Role
@@ -64,12 +64,6 @@ class ClipText(nn.Module):
             found = self.model(input_ids=torch.from_numpy(ids).to(self.device))
         return found.pooler_output.float()
 
-    @contextmanager
-    def computing(self, precision: Precision, *, is_training: bool = False) -> Iterator[None]:  # noqa: ARG002 - as transformers'
+    def computing(self, precision: Precision, *, is_training: bool = False) -> AbstractContextManager[None]:  # noqa: ARG002 - as transformers'
         """Inside, the model multiplies in this precision; rows come out in float32 all the same."""
-        before, dtype = self.dtype, compute_dtype(precision, self.device)
-        self.dtype = None if dtype == torch.float32 else dtype
-        try:
-            yield
-        finally:
-            self.dtype = before
+        return lowering(self, precision)

@@ -176,9 +176,13 @@ def _fill_from(dense: Dense, folder: Path) -> None:
             f"{folder}: the weights are a pickle (pytorch_model.bin), which can run code when opened, so nearfar does not read it. "
             "Where you trust it: SentenceTransformer(FOLDER).save(FOLDER)."
         )
+    load_weights(dense, weights)
+
+
+def load_weights(module: nn.Module, weights: Path) -> None:
+    """Put the tensors of a file into a module, in the module's own dtypes. Raises `Damaged` where the file is torn or is of another module."""
     try:
-        tensors = {name: tensor.float() for name, tensor in load_file(weights).items()}
-        dense.load_state_dict(tensors)
+        module.load_state_dict(load_file(weights))
     except (SafetensorError, OSError, RuntimeError) as error:
         first = str(error).strip().splitlines()[-1].strip()
         raise Damaged(f"{weights}: the weights cannot be read ({first}). Restore the file or save the model again.") from error

@@ -13,10 +13,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from nearfar.encoders.clip_text import ClipText
-from nearfar.encoders.dense import Dense, load_dense, make_head
+from nearfar.encoders.dense import Dense, load_dense, load_weights, make_head
 from nearfar.encoders.image_text import Hub, ImageTextEncoder, TextTower, without_projector
 from nearfar.encoders.small_net import SmallNet
 from nearfar.encoders.static import StaticEncoder
@@ -29,6 +28,7 @@ ImageOrPair = ImageEncoder | ImageTextEncoder
 CLIP_DIM = 256
 """Width of the space of a fresh pair of towers unless told otherwise."""
 SMALL_SIZE = 32
+WEIGHTS = "model.safetensors"
 _HUBS = ("clip", "siglip")
 _COLOURS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
@@ -143,7 +143,7 @@ def _open_image(folder: Path, told: Mapping[str, Any]) -> ImageEncoder:
     place = folder / "image"
     if told["net"] == "small":
         model: Any = SmallNet.of(told)
-        _fill(model, place)
+        load_weights(model, place / WEIGHTS)
     elif told["group_norms"] and read_json(place / "config.json").get("model_type") == "resnet":
         model = _with_groups(place)
     else:
@@ -160,17 +160,8 @@ def _with_groups(place: Path) -> Any:
 
     with torch.random.fork_rng(devices=[]):
         model = with_group_norms(AutoModel.from_config(AutoConfig.from_pretrained(place, local_files_only=True)))
-    _fill(model, place)
+    load_weights(model, place / WEIGHTS)
     return model
-
-
-def _fill(model: torch.nn.Module, place: Path) -> None:
-    path = place / "model.safetensors"
-    try:
-        model.load_state_dict(load_file(path))
-    except (SafetensorError, OSError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[-1].strip()
-        raise Damaged(f"{path}: the weights cannot be read ({first}). Restore the file or save the model again.") from error
 
 
 def _image_encoder(model: Any, folder: Path, config: Mapping[str, Any], *, colours: str = "", heads: list[Dense] | None = None):

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from nearfar.encoders.at_rest import encode_parts
 from nearfar.encoders.clip_text import ClipText
 from nearfar.encoders.dense import Dense, save_dense
 from nearfar.encoders.pixels import Kept, Mixed, Pixels, mix, read_pixels
@@ -115,7 +116,8 @@ class ImageTextEncoder(nn.Module):
 
         def make(numbers: list[int]) -> np.ndarray:
             tokens = self.text.prepare([items[i] for i in numbers], role)
-            return _encode(self.text, tokens, cut_padded(np.maximum(tokens.lengths, 1), _TOKENS_AT_ONCE), self.text.dim)
+            parts = cut_padded(np.maximum(tokens.lengths, 1), _TOKENS_AT_ONCE)
+            return encode_parts(self.text, tokens, parts, self.text.dim)
 
         return Kept(*self._once["text"].take(keys, make, _version(self.text)), "text")
 
@@ -130,8 +132,10 @@ class ImageTextEncoder(nn.Module):
                 read_pixels([found[i] for i in numbers[start : start + _PICTURES_AT_ONCE]], self.image.size)
                 for start in range(0, len(numbers), _PICTURES_AT_ONCE)
             ]
-            rows = [_encode(self.image, part, [np.arange(len(part))], self.image.width, self.image.pooled) for part in parts]
-            return np.concatenate(rows)
+            image = self.image
+            return np.concatenate(
+                [encode_parts(image, part, [np.arange(len(part))], image.width, encode=image.pooled) for part in parts]
+            )
 
         return Kept(*self._once["image"].take(keys, make, _version(self.image.model)), "image")
 
@@ -251,22 +255,6 @@ class _Once:
 def _version(module: nn.Module) -> Hashable:
     """What changes when a weight is changed in place or put in another's stead."""
     return tuple((id(p), p._version) for p in module.parameters())
-
-
-def _encode(
-    tower: nn.Module, inputs: Inputs, parts: Any, width: int, encode: Callable[[Any], Tensor] | None = None
-) -> np.ndarray:
-    """Rows [n, width] float32 in evaluation mode, without a gradient."""
-    found = np.empty((len(inputs), width), np.float32)
-    was = tower.training
-    tower.eval()
-    try:
-        with torch.no_grad():
-            for part in parts:
-                found[part] = (encode or tower)(inputs.select(part)).float().cpu().numpy()
-    finally:
-        tower.train(was)
-    return found
 
 
 def without_projector(image: ImageEncoder, heads: Sequence[Dense] | None = None) -> ImageEncoder:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,28 @@ def _hand_over(parameter: Tensor):
             parameter.grad.add_(gradient)
 
     return hand_over
+
+
+class Lowered(Protocol):
+    """A part of an encoder that multiplies under autocast: its device, and what it multiplies in where that is not its own."""
+
+    dtype: torch.dtype | None
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are."""
+        ...
+
+
+@contextmanager
+def lowering(part: Lowered, precision: Precision) -> Iterator[None]:
+    """Inside, the part multiplies in this precision (`lowered` reads its `dtype`)."""
+    before, dtype = part.dtype, compute_dtype(precision, part.device)
+    part.dtype = None if dtype == torch.float32 else dtype
+    try:
+        yield
+    finally:
+        part.dtype = before
 
 
 @contextmanager

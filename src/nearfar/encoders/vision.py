@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from nearfar.encoders import folder as disk
 from nearfar.encoders.dense import Dense, save_dense
 from nearfar.encoders.pixels import Pixels, read_pixels
-from nearfar.encoders.precision import Precision, compute_dtype, lowered
+from nearfar.encoders.precision import Precision, lowered, lowering
 from nearfar.encoders.small_net import SmallNet
 from nearfar.encoders.tokens import NO_PROMPTS
 from nearfar.errors import BadConfig, BadInput
@@ -156,15 +156,9 @@ class ImageEncoder(nn.Module):
         tokens = tokens if tokens.ndim == 3 else tokens.flatten(2).transpose(1, 2)
         return tokens[:, 0] if self.pooling == "cls" else tokens.mean(dim=1)
 
-    @contextmanager
-    def computing(self, precision: Precision, *, is_training: bool = False) -> Iterator[None]:  # noqa: ARG002 - as transformers'
+    def computing(self, precision: Precision, *, is_training: bool = False) -> AbstractContextManager[None]:  # noqa: ARG002 - as transformers'
         """Inside, the model multiplies in this precision; rows come out in float32 all the same."""
-        before, dtype = self.dtype, compute_dtype(precision, self.device)
-        self.dtype = None if dtype == torch.float32 else dtype
-        try:
-            yield
-        finally:
-            self.dtype = before
+        return lowering(self, precision)
 
     def save(self, folder: Path) -> None:
         """Write a folder (whole or not at all) that `load_encoder` loads to the same vectors; the model's part is transformers' own."""

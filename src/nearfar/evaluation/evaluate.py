@@ -147,19 +147,14 @@ def evaluate(
         hits, seconds = _search_terms(documents, texts, asked.k, progress)
     else:
         hits, seconds = _search_rows(system, documents, texts, asked.k, progress)
-    ranked, scores = _rank(asked, hits, depth)
-    return Evaluation(
-        system=name or (system if isinstance(system, str) else type(system).__name__),
-        task=task.name,
-        task_fingerprint=fingerprint_task(task),
-        query_ids=tuple(asked.queries),
-        metrics=score_run(ranked, [task.judgements[query] for query in asked.queries], names, gain=gain),
-        ranked=ranked,
-        scores=scores,
+    return _scored(
+        asked,
+        hits,
+        task,
+        names,
         depth=depth,
         gain=gain,
-        skipped=len(task.queries) - len(asked.queries),
-        identical_dropped=len(asked.own),
+        system=name or (system if isinstance(system, str) else type(system).__name__),
         model_fingerprint=None if isinstance(system, str) else system.fingerprint(),
         seconds=seconds,
     )
@@ -190,20 +185,9 @@ def evaluate_rows(
     asked = _ask(task, depth, False)
     place = {key: row for row, key in enumerate(task.corpus)}, {key: row for row, key in enumerate(task.queries)}
     wanted = queries[[place[1][query] for query in asked.queries]]
-    ranked, scores = _rank(asked, topk(wanted, documents[[place[0][key] for key in asked.keys]], asked.k), depth)
-    return Evaluation(
-        name,
-        task.name,
-        fingerprint_task(task),
-        tuple(asked.queries),
-        score_run(ranked, [task.judgements[query] for query in asked.queries], names),
-        ranked,
-        scores,
-        depth,
-        "linear",
-        len(task.queries) - len(asked.queries),
-        0,
-        model_fingerprint,
+    hits = topk(wanted, documents[[place[0][key] for key in asked.keys]], asked.k)
+    return _scored(
+        asked, hits, task, names, depth=depth, gain="linear", system=name, model_fingerprint=model_fingerprint, seconds={}
     )
 
 
@@ -234,6 +218,37 @@ def _ask(task: Task, depth: int, ignore_identical_ids: bool) -> _Asked:
     own = _own_documents(task, queries) if ignore_identical_ids else {}
     # one more than asked for, where one may be left out
     return _Asked(queries, sorted(task.corpus, reverse=True), own, min(depth + bool(own), len(task.corpus)))
+
+
+def _scored(
+    asked: _Asked,
+    hits: Hits,
+    task: Task,
+    names: Sequence[str],
+    *,
+    depth: int,
+    gain: Gain,
+    system: str,
+    model_fingerprint: str | None,
+    seconds: Mapping[str, float],
+) -> Evaluation:
+    """What was found, scored."""
+    ranked, scores = _rank(asked, hits, depth)
+    return Evaluation(
+        system=system,
+        task=task.name,
+        task_fingerprint=fingerprint_task(task),
+        query_ids=tuple(asked.queries),
+        metrics=score_run(ranked, [task.judgements[query] for query in asked.queries], names, gain=gain),
+        ranked=ranked,
+        scores=scores,
+        depth=depth,
+        gain=gain,
+        skipped=len(task.queries) - len(asked.queries),
+        identical_dropped=len(asked.own),
+        model_fingerprint=model_fingerprint,
+        seconds=seconds,
+    )
 
 
 def _rank(asked: _Asked, hits: Hits, depth: int) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[float, ...], ...]]:
@@ -302,16 +317,21 @@ def _search_rows(
     marks.append(perf_counter())
     asked = embed(encoder, queries, role="query", progress=progress, stage="queries")
     marks.append(perf_counter())
-    for what, found in (("document", rows), ("query", asked)):
-        bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
-        if len(bad):
-            raise BadInput(
-                f"the encoder gave rows that are not finite for {len(bad):,} of {len(found):,} {what} texts, the first number "
-                f"{bad[0]}. Its weights are damaged or its training diverged: take an earlier checkpoint."
-            )
+    check_finite("document texts", rows)
+    check_finite("query texts", asked)
     hits = topk(asked, rows, k)
     marks.append(perf_counter())
     return hits, _spans(marks, ("documents", "queries", "search"))
+
+
+def check_finite(what: str, rows: Float[np.ndarray, "n d"]) -> None:
+    """Raise `BadInput` where an encoder's rows of `what` are not finite."""
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(bad):
+        raise BadInput(
+            f"the encoder gave rows that are not finite for {len(bad):,} of {len(rows):,} {what}, the first number "
+            f"{bad[0]}. Its weights are damaged or its training diverged: take an earlier checkpoint."
+        )
 
 
 def _search_terms(

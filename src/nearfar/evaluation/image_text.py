@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 
 from nearfar.data.tasks import turn
 from nearfar.errors import BadInput
-from nearfar.evaluation.evaluate import Evaluation, evaluate_rows
+from nearfar.evaluation.evaluate import Evaluation, check_finite, evaluate_rows
 from nearfar.metrics.modalities import ModalityGap, first_ranks, modality_gap, nearness
 from nearfar.metrics.ranking import parse_metric
 from nearfar.metrics.shares import share_interval
@@ -113,11 +113,8 @@ def evaluate_image_text(
     asked = task if texts_ask else Task(task.name, task.queries, task.corpus, turn(task).judgements)
     pictures = embed(encoder, list(asked.corpus.values()), role="document", progress=progress, stage="pictures")
     texts = embed(encoder, list(asked.queries.values()), role="query", progress=progress, stage="texts")
-    for what, rows in (("pictures", pictures), ("texts", texts)):
-        if not np.isfinite(rows).all():
-            raise BadInput(
-                f"the encoder gave rows of {what} that are not finite. Its weights are damaged: take an earlier checkpoint."
-            )
+    check_finite("pictures", pictures)
+    check_finite("texts", texts)
     told = name or type(encoder).__name__
     return measure(texts, pictures, asked, name=told, metrics=metrics, model_fingerprint=encoder.fingerprint())
 

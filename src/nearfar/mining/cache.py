@@ -16,7 +16,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from nearfar.errors import BadInput, Damaged
+from nearfar.data.pictures import read_bytes
+from nearfar.errors import Damaged
 from nearfar.files import atomic_file, clear_dead
 from nearfar.types import Picture, Progress, silent
 
@@ -35,12 +36,7 @@ def _content(text: str) -> bytes:
     told = text.encode(errors="surrogatepass")
     if not isinstance(text, Picture):
         return told
-    try:
-        return told + b"\0" + hashlib.sha256(text.read()).digest()
-    except OSError as error:
-        raise BadInput(
-            f"{text}: this picture cannot be read ({error.strerror or error}). Put it there, or leave it out."
-        ) from None
+    return told + b"\0" + hashlib.sha256(read_bytes(text)).digest()
 
 
 def digest_of(*parts: object) -> str:

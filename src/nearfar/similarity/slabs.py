@@ -61,21 +61,21 @@ Run = Callable[[Tensor, Tensor, Tensor, Tensor | None, Needs], SlabGradients]
 def slab_rows(
     columns: int, *, budget_bytes: int | None = None, element_size: int = 4, device: torch.device | None = None
 ) -> int:
-    """How many rows of `columns` numbers fit into `budget_bytes` (default 64 MiB): at least 1, at most 1,024.
+    """How many rows of `columns` numbers fit into `budget_bytes` (default 64 MiB, or less where that stays in the cache and is as fast): at least 1, at most 1,024.
 
     On a CUDA device the default is an eighth of what is free there, 1 GiB at most, and up to 8,192 rows: its multiplies want more at once.
     """
-    most = 1024
-    if device is not None and device.type == "cuda":
-        most = 8192
-        if budget_bytes is None:
+    row_bytes = max(1, columns * element_size)
+    is_cuda = device is not None and device.type == "cuda"
+    if budget_bytes is None:
+        if is_cuda:
             budget_bytes = min(1 << 30, torch.cuda.mem_get_info(device)[0] // 8)
-    budget = SLAB_BYTES if budget_bytes is None else budget_bytes
-    if budget_bytes is None and element_size == 4 and most == 1024 and has_onednn():
-        row_bytes = max(1, columns * element_size)
-        few = [smaller for smaller in (CACHED_BYTES, LARGEST_RESULT) if smaller // row_bytes >= FEWEST_ROWS]
-        budget = few[0] if few else budget
-    return max(1, min(most, budget // max(1, columns * element_size)))
+        elif element_size == 4 and has_onednn():
+            smaller = (budget for budget in (CACHED_BYTES, LARGEST_RESULT) if budget // row_bytes >= FEWEST_ROWS)
+            budget_bytes = next(smaller, SLAB_BYTES)
+        else:
+            budget_bytes = SLAB_BYTES
+    return max(1, min(8192 if is_cuda else 1024, budget_bytes // row_bytes))
 
 
 def slab_ranges(rows: int, rows_per_slab: int) -> Iterator[tuple[int, int]]:

@@ -66,16 +66,16 @@ class AdamW(Optimizer):
             return norm
         clip = self.config.clip
         scale = clip / norm if clip and norm > clip else 1.0
-        dense = [name for name, gradient in gradients.items() if not gradient.is_sparse]
-        for factor in dict.fromkeys(factor_of(name, self.config) for name in dense):
-            alike = [name for name in dense if factor_of(name, self.config) == factor]
-            for decayed in (True, False):  # gains, offsets and the temperature are not decayed
-                chosen = [n for n in alike if (self.parameters[n].ndim > 1) == decayed]
-                self._whole(chosen, gradients, learning_rate * factor, scale, decayed)
+        alike: dict[tuple[float, bool], list[str]] = {}
         for name, gradient in gradients.items():
+            rate = learning_rate * factor_of(name, self.config)
             if gradient.is_sparse:
-                rate = learning_rate * factor_of(name, self.config)
                 self._rows(name, self.parameters[name], gradient, rate, scale)
+            else:  # gains, offsets and the temperature are not decayed
+                alike.setdefault((rate, self.parameters[name].ndim > 1), []).append(name)
+        for (rate, is_decayed), names in alike.items():
+            self._whole(names, gradients, rate, scale, is_decayed)
+        for name in gradients:
             self.parameters[name].grad = None
         return norm
 
@@ -98,8 +98,6 @@ class AdamW(Optimizer):
 
     def _whole(self, names: list[str], gradients: Mapping[str, Tensor], rate: float, scale: float, is_decayed: bool) -> None:
         """Parameters of dense gradients, by torch's own kernel: one pass over each."""
-        if not names:
-            return
         if scale != 1.0:
             torch.ops.aten._foreach_mul_.Scalar([gradients[name] for name in names], scale)
         for name in names:
