@@ -31,17 +31,20 @@ from nearfar.types import Pair, Picture
 SETTINGS = (
     "batch_size=256",
     "augment.kind=cifar",
-    "model.projector=simclr",
     "optimizer.schedule=cosine",
     "evaluation.outside_texts=0",
     "evaluation.dev=0",
     "evaluation.judge=0",
-    "learning_rate=0.003",
+    "learning_rate=0.001",
     "optimizer.weight_decay=0.0001",
 )
 PIXELS = ("pixels", "centred")
 MOST_SECONDS = 20 * 60
-LOSSES = {"simclr": ("loss.name=nt_xent", "temperature=0.2"), "supcon": ("loss.name=sup_con", "temperature=0.1")}
+LOSSES = {
+    "simclr": ("loss.name=nt_xent", "temperature=0.2", "model.projector=simclr"),
+    # labels keep nothing out of the rows that neighbours want: with a projector SupCon was 6 points lower after 8 epochs
+    "supcon": ("loss.name=sup_con", "temperature=0.1"),
+}
 
 
 def read(path: Path, count: int | None, name: str) -> tuple[list[Picture], np.ndarray]:

@@ -6,6 +6,7 @@ everywhere, and the knob is *temperature* everywhere. torch and numpy are named 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ class Picture(str):
     name are one item. Only an encoder with an image tower opens it, and encoders of text refuse it.
     """
 
-    __slots__ = ("data", "file", "offset", "size")
+    __slots__ = ("_content", "data", "file", "offset", "size")
 
     def __new__(
         cls, name: str | Path, *, file: Path | None = None, offset: int = 0, size: int | None = None, data: bytes | None = None
@@ -37,6 +38,19 @@ class Picture(str):
         made = super().__new__(cls, name)
         made.file, made.offset, made.size, made.data = Path(name) if file is None else file, offset, size, data
         return made
+
+    @property
+    def content(self) -> str:
+        """What it is by its bytes, read once: equal for one picture under two names. Its name where they cannot be read."""
+        try:
+            return self._content
+        except AttributeError:
+            pass
+        try:
+            self._content = f"sha256:{hashlib.sha256(self.read()).hexdigest()}"
+        except OSError:
+            return str(self)
+        return self._content
 
     def read(self) -> bytes:
         """Its encoded bytes. Raises `OSError` where the file is not there."""

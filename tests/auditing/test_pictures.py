@@ -68,14 +68,19 @@ def thing(item: str) -> int:
 
 def captioned(count: int, shuffled: float, seed: int = 0) -> tuple[list[Pair], np.ndarray]:
     """Captions and pictures of so many things; of this share the pictures are exchanged among each other. And which."""
-    data = io.BytesIO()
-    Image.new("RGB", (2, 2)).save(data, "PNG")
     rng = np.random.default_rng(seed)
     owner = np.arange(count)
     wrong = np.sort(rng.choice(count, round(shuffled * count), replace=False))
     owner[wrong] = np.roll(owner[wrong], 1)
-    pairs = [Pair(f"a drawing of number {n}", Picture(f"{owner[n]}.png", data=data.getvalue())) for n in range(count)]
+    pairs = [Pair(f"a drawing of number {n}", drawn(int(owner[n]), f"{owner[n]}.png")) for n in range(count)]
     return pairs, wrong
+
+
+def drawn(number: int, name: str) -> Picture:
+    """A picture of this number, unlike that of any other."""
+    data = io.BytesIO()
+    Image.new("RGB", (2, 2), (number % 256, number // 256, 0)).save(data, "PNG")
+    return Picture(name, data=data.getvalue())
 
 
 @pytest.mark.parametrize("shuffled", [0.0, 0.2, 0.4])
@@ -167,3 +172,16 @@ def test_of_a_row_with_several_captions_only_one_that_is_wrong_in_all_goes(tmp_p
     done = fix(material_of(path), path, tmp_path / "cleaned.jsonl")
     assert done.kept == 2
     assert [p.query for p in read_pairs(tmp_path / "cleaned.jsonl").pairs] == ["a cat there", "a cat there", "x", "a dog there"]
+
+
+def test_one_picture_under_two_names_is_one_picture():
+    pairs, _ = captioned(60, 0.0)
+    copy = Pair(pairs[7].query, drawn(7, "another folder/IMG_0007.png"))
+    found = next(f for f in audit([*pairs, copy]).findings if f.code == "duplicate_pairs")
+    assert (found.count, found.total) == (1, 61)
+
+
+def test_pictures_whose_names_differ_by_case_are_two():
+    pairs, _ = captioned(60, 0.0)
+    other = Pair("a drawing of something else", drawn(999, "7.PNG"))
+    assert not [f for f in audit([*pairs, other]).findings if f.code.startswith("duplicate")]

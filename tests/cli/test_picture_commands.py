@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from nearfar.cli import main
+from nearfar.cli.run_report import next_commands
 from nearfar.data.tasks import write_task
 from nearfar.encoders import load_encoder
 from nearfar.index import IndexedPicture, open_index
@@ -100,6 +101,16 @@ def test_a_model_that_moved_is_found_at_its_new_place(model, folder, tmp_path):
     shutil.move(tmp_path / "before", tmp_path / "after")
     assert run("index", tmp_path / "after", folder, "-o", tmp_path / "index") == 0
     assert run("search", tmp_path / "index", "red") == 0
+
+
+def test_what_comes_next_is_told_of_what_the_model_reads(model, folder, tmp_path, capsys):
+    assert run("index", model, folder, "-o", tmp_path / "index") == 0
+    assert "index 'your query'" in capsys.readouterr().out
+    assert run("index", "small-image:16", folder, "-o", tmp_path / "seen") == 0
+    assert "seen --image PICTURE" in capsys.readouterr().out
+    assert next_commands(tmp_path, load_encoder("small-image:16"))[1] == "nearfar search INDEX --image PICTURE"
+    assert "PHOTOS/" in next_commands(tmp_path, load_encoder(str(model)))[0]
+    assert "CORPUS" in next_commands(tmp_path, None)[0]
 
 
 def test_broken_pictures_are_named_and_counted_and_the_others_indexed(model, folder, tmp_path, capsys):

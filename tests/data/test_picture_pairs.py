@@ -215,7 +215,7 @@ def test_a_torn_or_packed_shard_and_one_that_is_not_there_are_named(tmp_path: Pa
     with pytest.raises(BadInput, match=r"compressed.*gunzip"):
         read_pairs(path)
     (tmp_path / "t-0.tar").write_bytes(b"")
-    with pytest.raises(BadInput, match="1 of 2 shards are not there"):
+    with pytest.raises(BadInput, match="1 of 2 shards is not there"):
         read_pairs(tmp_path / "t-{0..1}.tar")
 
 

@@ -222,7 +222,8 @@ def test_bfloat16_rows_are_near_those_of_float32():
         ("small-image:big", BadConfig, "small-image:SIZE"),
         ("clip:small-image", BadInput, r"clip:IMAGE\+TEXT"),
         ("clip:static:none+small-image", BadInput, "."),
-        ("small-image:4", BadConfig, "at least 8 pixels"),
+        ("small-image:7", BadConfig, "small-image:7: expected .* 8 or more"),
+        ("image:nosuch.json", BadInput, "nosuch.json: no such file"),
     ],
 )
 def test_a_name_that_cannot_be_says_what_is_expected(name, error, said):

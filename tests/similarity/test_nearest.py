@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearfar.errors import BadInput, Mismatch
-from nearfar.similarity import topk
-from nearfar.similarity.nearest import _largest, _Scan
+from nearfar.similarity import nearest, topk
+from nearfar.similarity.nearest import _largest, _ordered, _Scan
 
 PRECISIONS = st.sampled_from([None, "float32", "bfloat16"])
 
@@ -127,3 +127,20 @@ def test_a_row_that_is_not_finite_is_named(wrong):
         topk(rows, broken, 1)
     with pytest.raises(BadInput, match="queries: row 2 is not finite"):
         topk(broken, rows, 1)
+
+
+@pytest.mark.parametrize(("apart", "scans"), [(0.02, 2), (1e-4, 3)])
+def test_rows_that_nearly_fall_together_are_not_all_scored_again(monkeypatch, apart, scans):
+    rng = np.random.default_rng(0)
+    near = lambda count: (np.eye(64)[0] + apart * rng.standard_normal((count, 64))).astype(np.float32)
+    q, c, scored = near(50), near(4_000), []
+
+    def counting(scan, rows, columns, could, k):
+        scored.append((scan.dtype, int(could.sum())))
+        return _ordered(scan, rows, columns, could, k)
+
+    monkeypatch.setattr(nearest, "_ordered", counting)
+    check(topk(q, c, 20, precision="bfloat16"), by_sorting(q, c, 20), 20)
+    assert [dtype for dtype, _ in scored] == [torch.bfloat16, torch.float32, torch.float64][:scans]
+    # the first scan keeps 4 k + 32 a row, each finer one k + 8
+    assert sum(count for _, count in scored) <= 50 * (4 * 20 + 32 + (scans - 1) * (20 + 8))

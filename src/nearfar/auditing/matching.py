@@ -6,6 +6,7 @@ of mismatched pairs is the density of the lower ranks, as Storey 2002 ("A direct
 null hypotheses from large p-values. Where that density is the same from the first tenth on, all beyond it is counted. Pairs that belong together but rank low (an abbreviation in place of the name) make that too large. Their density
 falls: measured on real sets (`docs/audit.md`) the last quarter holds about a third of what the quarter before the middle has more than it, which is taken off.
 The interval reaches from what is left, less its sampling error, to the density itself, more its own: both ends are honest about what cannot be known.
+Pairs of one group ask for one thing, so their queries are asked together, and none of their positives is another's rival: a short text says little, sixty of one intent say it all.
 With pictures words tell nothing: ranks are by the model alone, which must not have been trained on these pairs (it would know them by heart; `by_halves`).
 Ranks are by BM25, or by the sum of BM25 and a model's cosine, each less the document's mean and in units of its spread over the query's others.
 """
@@ -30,6 +31,10 @@ PAIRS = 20_000
 """Pairs looked at, at most: chosen by the seed."""
 OTHERS = 512
 """Other positives that each is ranked among."""
+ASKED = 64
+"""Queries of one group that are asked together, at most."""
+SHRUNK = 0.1
+"""How far the variances inside groups are drawn to their mean."""
 LEAST = 200
 """Fewer pairs than this give an interval that says nothing."""
 DECAY = 1 / 3
@@ -50,20 +55,25 @@ def percentiles(material: Material) -> tuple[np.ndarray, Float[np.ndarray, " m"]
     if len(rows) > PAIRS:
         rows = np.sort(rng.choice(rows, PAIRS, replace=False))
     pairs = [material.pairs[row] for row in rows]
-    words = None if material.has_pictures else Terms([pair.query for pair in pairs], [pair.positive for pair in pairs])
+    group = _groups(pairs)
+    asked, size = _asked(pairs, group)
+    words = None if material.has_pictures else Terms(asked, [pair.positive for pair in pairs])
     others = np.sort(rng.choice(len(pairs), min(OTHERS, len(pairs)), replace=False))
     own = np.arange(len(pairs))
-    means = words.means() if words is not None else None
-    vectors = _vectors(material, rows)
+    means = words.means() * (len(asked) / size.sum()) if words is not None else None
+    vectors = _vectors(material, rows, group)
     found = np.empty(len(pairs))
     told = np.full(len(pairs), vectors is not None)
     for start in range(0, len(pairs), _ROWS):
         part = own[start : start + _ROWS]
-        # one's own document among the others is no other
+        # one's own document among the others is no other, nor is what the file says is of one thing with it
         itself = material.positives[rows[part]][:, None] == material.positives[rows[others]][None, :]
+        itself |= group[part][:, None] == group[others][None, :]
         table, mine = np.zeros(itself.shape), np.zeros(len(part))
         if words is not None and means is not None:
-            table, mine = words.against(part, others), words.scores(part, part)
+            several = size[group[part]]
+            table = words.against(group[part], others) / several[:, None]
+            mine = words.scores(group[part], part) / several
             told[part] |= table.any(axis=1) | (mine > 0)
             table, mine = _standard(table - means[others], mine - means[part], itself)
         if vectors is not None:
@@ -90,10 +100,53 @@ def _judged(material: Material) -> np.ndarray:
     return np.flatnonzero(values >= (values.min() + values.max()) / 2)
 
 
-def _vectors(material: Material, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+def _groups(pairs: Sequence[Pair]) -> np.ndarray:
+    """The number of each pair's group; pairs without one are their own, and so are all where one group holds half of them (it says nothing)."""
+    names: dict[str, int] = {}
+    found = np.array([names.setdefault(p.group, len(names)) if p.group is not None else -1 for p in pairs], np.int64)
+    alone = found < 0
+    found[alone] = len(names) + np.arange(int(alone.sum()))
+    return found if np.bincount(found).max(initial=0) <= len(pairs) / 2 else np.arange(len(pairs))
+
+
+def _asked(pairs: Sequence[Pair], group: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """(the queries of each group as one text, how many those are): at most `ASKED`, the first ones."""
+    found: list[list[str]] = [[] for _ in range(int(group.max(initial=-1)) + 1)]
+    for number, pair in zip(group.tolist(), pairs, strict=True):
+        if len(found[number]) < ASKED:
+            found[number].append(pair.query)
+    return ["\n".join(texts) for texts in found], np.array([max(len(texts), 1) for texts in found])
+
+
+def _vectors(material: Material, rows: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """(the mean row of the queries of each pair's group, the row of its positive), both unit length; None without a model.
+
+    Where groups are large enough to tell what varies inside them from what sets them apart, what varies inside counts for less (`_whiten`).
+    """
     if material.encoder is None:
         return None
-    return material.query_rows[material.queries.number[rows]], material.document_rows[material.positives[rows]]
+    queries, documents = material.query_rows[material.queries.number[rows]], material.document_rows[material.positives[rows]]
+    sizes = np.bincount(group)
+    sums = np.zeros((len(sizes), queries.shape[1]), np.float32)
+    np.add.at(sums, group, queries)
+    asked = (sums / np.maximum(sizes, 1)[:, None])[group]
+    if len(queries) - len(np.unique(group)) >= 2 * queries.shape[1]:
+        turn = _whiten(queries - asked, len(queries) - len(np.unique(group)))
+        asked, documents = (asked - asked.mean(axis=0)) @ turn, (documents - documents.mean(axis=0)) @ turn
+    return _unit(asked), _unit(documents)
+
+
+def _whiten(inside: Float[np.ndarray, "q d"], freedom: int) -> Float[np.ndarray, "d d"]:
+    """The map under which queries vary alike in all directions inside their groups, by their deviations from their groups' means.
+
+    Within-class covariance normalization (Hatch, Kajarekar and Stolcke 2006), shrunk a little towards equal variances. It is learned from queries alone: no positive, right or wrong, has a part in it.
+    """
+    values, axes = np.linalg.eigh(inside.T.astype(np.float64) @ inside / freedom)
+    return (axes / np.sqrt((1 - SHRUNK) * values + SHRUNK * values.mean() + 1e-12)).astype(np.float32)
+
+
+def _unit(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
 def _standard(table: np.ndarray, mine: np.ndarray, itself: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

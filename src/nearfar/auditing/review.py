@@ -45,7 +45,7 @@ class Candidate(NamedTuple):
 
     def key(self) -> tuple[str, str]:
         """What it is known by in the file of answers."""
-        return normalize(self.query), normalize(self.document)
+        return normalize(str(self.query)), normalize(str(self.document))  # pictures by name, as the file has them
 
 
 @dataclass(frozen=True)

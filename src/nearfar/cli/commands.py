@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nearfar.evaluation import Evaluation
     from nearfar.training import RunResult
     from nearfar.training.config_file import ConfigFile, FileStage
-    from nearfar.types import Progress, Task
+    from nearfar.types import Encoder, Progress, Task
 
 
 def demo(out: Path, *, pairs: int | None, as_json: bool) -> int:
@@ -157,13 +157,14 @@ def _train_once(
             where=given.where,
             progress=progress,
         )
-    report_run(result, encoder=load_encoder(asked.out))
-    _tell_run(asked.out, result, as_json=asked.as_json)
+    trained = load_encoder(asked.out)
+    report_run(result, encoder=trained)
+    _tell_run(asked.out, result, trained, as_json=asked.as_json)
     return 1 if result.verdict == "worse" else 0
 
 
-def _tell_run(out: Path, result: RunResult, *, as_json: bool) -> None:
-    from nearfar.cli.run_report import tell_result
+def _tell_run(out: Path, result: RunResult, encoder: Encoder, *, as_json: bool) -> None:
+    from nearfar.cli.run_report import next_commands, tell_result
 
     if as_json:
         told = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
@@ -171,7 +172,7 @@ def _tell_run(out: Path, result: RunResult, *, as_json: bool) -> None:
         return
     print("\n" + tell_result(result))
     print(f"\nThe run is in {out}: model/, report.html, metrics.json. The weights are those of step {result.best_step:,}.")
-    print(f"Next: nearfar index {quote(str(out))} CORPUS -o INDEX, then nearfar search INDEX 'your query'")
+    print(f"Next: {', then '.join(next_commands(out, encoder))}")
     if result.trained is not None:
         kept = quote(str(out / "trained.evaluation.json"))
         print(f"Against another run, judged on the same queries: nearfar compare {kept} OTHER_RUN/trained.evaluation.json")

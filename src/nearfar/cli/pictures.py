@@ -83,6 +83,13 @@ def index_documents(
     return Indexed(before, update_index(before, encoder, whole, progress=progress), broken)
 
 
+def reads_only_pictures(encoder: Encoder | None) -> bool:
+    """Whether a model has no text tower: it is searched with a picture."""
+    from nearfar.encoders import ImageEncoder
+
+    return isinstance(encoder, ImageEncoder)
+
+
 def _size(encoder: Encoder) -> int:
     """The pixels of a side that the encoder sees. Raises `BadInput` where it sees none."""
     from nearfar.encoders import image_of

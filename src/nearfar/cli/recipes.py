@@ -139,7 +139,7 @@ def _pick(stage: FileStage) -> Callable[[Bench], list[Pair]]:
 def run_stages(asked: TrainRequest, given: Given, task: Task | None, dev: Task | None, inputs: Mapping[str, str]) -> int:
     """Run all stages, write each stage's report, say what came of it: exit 1 where the last model is shown to be worse than the start."""
     from nearfar.cli.progress import shown
-    from nearfar.cli.run_report import report_run, tell_recipe
+    from nearfar.cli.run_report import next_commands, report_run, tell_recipe
     from nearfar.encoders import load_encoder
     from nearfar.recipes import run_recipe
 
@@ -169,5 +169,5 @@ def run_stages(asked: TrainRequest, given: Given, task: Task | None, dev: Task |
         print("\n" + tell_recipe(result))
         folders = ", ".join(folder.name for folder in result.folders)
         print(f"\nThe model is in {out}: model/; its stages, each with a report.html: {folders}.")
-        print(f"Next: nearfar index {quote(str(out))} CORPUS -o INDEX, then nearfar search INDEX 'your query'")
+        print(f"Next: {', then '.join(next_commands(out, load_encoder(out)))}")
     return 1 if result.verdict == "worse" else 0

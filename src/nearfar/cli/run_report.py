@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from nearfar.cli.picture_grids import change_grid, has_pictures, neighbour_grid
+from nearfar.cli.pictures import reads_only_pictures
 from nearfar.errors import NearfarError
 from nearfar.evaluation import Comparison, Evaluation, RankChange, RankChanges, rank_changes, score_table
 from nearfar.files import read_json
@@ -65,10 +67,22 @@ def report_run(
         inputs=[(k, v) for k, v in record["inputs"].items()] or [("pairs", record["identity"]["pairs"]["content"])],
         machine=record["machine"],
         seconds=seconds or {"training": result.seconds},
-        next_steps=[f"nearfar index {run} CORPUS -o INDEX", "nearfar search INDEX 'your query'"],
+        next_steps=next_commands(run, encoder),
     )
     write_report(run / "report.html", report)
     return run / "report.html"
+
+
+def next_commands(run: Path, encoder: Encoder | None) -> list[str]:
+    """How a trained model is put to use: pictures are indexed from a folder, and searched with a picture where the model reads no text."""
+    from nearfar.encoders import image_of
+
+    pictures = encoder is not None and image_of(encoder) is not None
+    asked = "--image PICTURE" if reads_only_pictures(encoder) else "'your query'"
+    return [
+        f"nearfar index {quote(str(run))} {'PHOTOS/' if pictures else 'CORPUS'} -o INDEX",
+        f"nearfar search INDEX {asked}",
+    ]
 
 
 def tell_result(result: RunResult) -> str:

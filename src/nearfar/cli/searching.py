@@ -23,7 +23,7 @@ def index(model: str, corpus: Path, out: Path, *, kind: str, as_json: bool) -> i
 
     documents = pictures.read_documents(corpus)
     lexical = model == "bm25" or kind == "lexical"
-    update, broken = None, []
+    encoder, update, broken = None, None, []
     with shown() as progress:
         if lexical:
             made = build_index(None, documents, kind="lexical")
@@ -43,12 +43,13 @@ def index(model: str, corpus: Path, out: Path, *, kind: str, as_json: bool) -> i
             beside["broken"] = [{"picture": str(each.picture), "why": each.why} for each in broken]
         say({"index": str(out), "kind": told, "documents": len(made), **beside})
     else:
+        asked = "'your query'" if lexical or not pictures.reads_only_pictures(encoder) else "--image PICTURE"
         of_pictures = bool(documents) and isinstance(next(iter(documents.values())), Picture)
         print(
             f"{out}: {len(made):,} {'pictures' if of_pictures else 'documents'}, {told}"
             + (f" ({pictures.tell_update(update)})" if update else "")
         )
-        print("\n".join([*pictures.tell_broken(broken), f"Next: nearfar search {quote(str(out))} 'your query'"]))
+        print("\n".join([*pictures.tell_broken(broken), f"Next: nearfar search {quote(str(out))} {asked}"]))
     return 0
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from nearfar.data.formats import SUFFIXES, Row, Table, read_table
 from nearfar.data.pictures import is_picture_name
 from nearfar.data.shards import read_shards, shard_paths
+from nearfar.data.text import counted
 from nearfar.errors import BadInput
 
 LISTS = ("metadata", "captions", "annotations", "pairs", "labels")
@@ -28,13 +29,13 @@ def open_table(path: Path, refused: list[BadInput] | None = None) -> Opened:
     if not path.is_dir():
         if path.name.lower().endswith(".tar") and (path.exists() or "{" in path.name):
             paths = shard_paths(path)
-            return Opened(read_shards(paths), path.parent, f" ({len(paths):,} shards)")
+            return Opened(read_shards(paths), path.parent, f" ({counted(len(paths), 'shard')})")
         return Opened(read_table(path, refused), path.parent)
     if (path / "state.json").exists():
         return Opened(read_table(path, refused), path)
     shards = shard_paths(path)
     if shards:
-        return Opened(read_shards(shards), path, f" ({len(shards):,} shards)")
+        return Opened(read_shards(shards), path, f" ({counted(len(shards), 'shard')})")
     listed = _list_of(path)
     if listed is not None:
         return Opened(read_table(listed, refused), path, f" ({listed.name})")

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from nearfar.data.formats import Row, Table
 from nearfar.data.pictures import is_picture_name
+from nearfar.data.text import agree, counted
 from nearfar.errors import BadInput
 from nearfar.types import Picture
 
@@ -45,7 +46,7 @@ def shard_paths(path: Path) -> list[Path]:
     missing = [str(one) for one in found if not one.exists()]
     if missing or not found:
         raise BadInput(
-            f"{path}: {len(missing)} of {len(found)} shards are not there ({', '.join(missing[:3])}). Check the numbers."
+            f"{path}: {len(missing)} of {counted(len(found), 'shard')} {agree(len(missing), 'are')} not there ({', '.join(missing[:3])}). Check the numbers."
         )
     return found
 
@@ -128,7 +129,7 @@ def read_shards(paths: Sequence[Path]) -> Table:
         rows.append(Row(where, values))
     if not rows:
         raise BadInput(
-            f"{paths[0] if paths else 'shards'}: no samples in {len(paths)} shards. Expected pictures beside .txt, .json or .cls."
+            f"{paths[0] if paths else 'shards'}: no samples in {counted(len(paths), 'shard')}. Expected pictures beside .txt, .json or .cls."
         )
     return Table(list(names), iter(rows))
 

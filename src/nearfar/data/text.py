@@ -13,9 +13,9 @@ _OTHER_SPACE = tuple("\t\n\v\f\r\x1c\x1d\x1e\x1f")
 
 
 def normalize(text: str) -> str:
-    """The identity of an item: of a text NFKC, case folded, white space collapsed ("A  b " and "a b" are one item), of a picture its name."""
+    """The identity of an item: of a text NFKC, case folded, white space collapsed ("A  b " and "a b" are one item), of a picture its bytes, under whatever name."""
     if isinstance(text, Picture):
-        return str(text)
+        return text.content
     return " ".join((text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold().split())
 
 

@@ -20,7 +20,7 @@ from nearfar.encoders.image_text import Hub, ImageTextEncoder, TextTower, withou
 from nearfar.encoders.small_net import SmallNet
 from nearfar.encoders.static import StaticEncoder
 from nearfar.encoders.transformer import TransformerEncoder
-from nearfar.encoders.vision import FORMAT, SETTINGS, ImageEncoder, ImagePooling, with_group_norms
+from nearfar.encoders.vision import FORMAT, SETTINGS, SMALLEST, ImageEncoder, ImagePooling, with_group_norms
 from nearfar.errors import BadConfig, BadInput, Damaged
 from nearfar.files import read_json, settle_folder
 
@@ -134,8 +134,10 @@ def image_tower(encoder: object, name: str) -> ImageEncoder:
 def small_size(name: str) -> int:
     """The pixels of `small-image` or `small-image:SIZE`. Raises `BadConfig` for what is no size."""
     size = name.removeprefix("small-image").removeprefix(":")
-    if size and not size.isdigit():
-        raise BadConfig(f"{name}: expected small-image:SIZE with the side of a picture in pixels, as in small-image:64.")
+    if size and not (size.isdecimal() and int(size) >= SMALLEST):
+        raise BadConfig(
+            f"{name}: expected small-image:SIZE with the side of a picture in pixels, {SMALLEST} or more, as in small-image:64."
+        )
     return int(size or SMALL_SIZE)
 
 

@@ -87,7 +87,9 @@ def _images(
     if kind == "small-image":
         made = small_image(small_size(text), seed=seed)
     elif kind == "image":
-        fresh = name.endswith(".json") and Path(name).is_file()
+        fresh = name.endswith(".json")
+        if fresh and not Path(name).is_file():
+            raise BadInput(f"{name}: no such file. Give the configuration of a vision model, as in image:config.json.")
         made = fresh_image(Path(name), seed=seed) if fresh else _image(name, cache, seed, progress)
     else:
         image, plus, words = name.partition("+")

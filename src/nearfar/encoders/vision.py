@@ -32,6 +32,8 @@ ImagePooling = Literal["pooler", "cls", "mean"]
 SETTINGS = "nearfar.json"
 """Beside the weights of an encoder with an image tower: what sentence-transformers' files have no place for."""
 FORMAT = "nearfar-encoder/1"
+SMALLEST = 8
+"""Pixels on the side of a picture, at least."""
 Augment = Callable[["Tensor"], "Tensor"]
 """Another view of each picture: uint8 [n, 3, s, s] to [n, 3, s, s] float32 from 0 to 1. What is random is drawn from torch's global generator."""
 
@@ -65,8 +67,8 @@ class ImageEncoder(nn.Module):
         widths of the dense layers do not follow from each other.
         """
         super().__init__()
-        if size < 8:
-            raise BadConfig(f"size={size}: a picture has at least 8 pixels on a side.")
+        if size < SMALLEST:
+            raise BadConfig(f"size={size}: a picture has at least {SMALLEST} pixels on a side.")
         self.model, self.size, self.normalize = model, size, normalize
         self.pooling: ImagePooling = pooling
         self.mean, self.std = tuple(float(x) for x in mean), tuple(float(x) for x in std)

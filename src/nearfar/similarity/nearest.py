@@ -23,7 +23,7 @@ from nearfar.similarity.slabs import slab_ranges, slab_rows
 from nearfar.types import Hits
 
 PANEL = 1 << 17
-"""Columns scanned at a time: bounds the copy that is made of them for the scan."""
+"""Columns scanned at a time in bfloat16, fewer of wider numbers: bounds the copy that is made of them for the scan."""
 MEASURED_ROWS = 4096
 """Rows whose lengths are taken at a time: they stay in the cache."""
 RESCORED_BYTES = 32 << 20
@@ -79,11 +79,15 @@ def _floats(rows: np.ndarray | Tensor) -> Tensor:
 def _scan_dtype(q: Tensor, c: Tensor, precision: str | None) -> torch.dtype:
     if precision not in (None, "float32", "bfloat16"):
         raise BadInput(f"precision: found {precision!r}. Choose float32 or bfloat16, or leave it out.")
-    own = torch.promote_types(q.dtype, c.dtype)
+    own = _own_dtype(q, c)
     if precision is None:
         is_worth = own == torch.float32 and q.numel() * len(c) >= WORTH_BFLOAT16
         return torch.bfloat16 if is_worth and multiplies_bfloat16(q.device) else own
     return torch.bfloat16 if precision == "bfloat16" else own
+
+
+def _own_dtype(q: Tensor, c: Tensor) -> torch.dtype:
+    return torch.promote_types(q.dtype, c.dtype)
 
 
 class _Largest(NamedTuple):
@@ -111,6 +115,13 @@ class _Scan:
         summing = 2 * (queries.shape[1] + 2) * torch.finfo(wide).eps
         self._bound = error * (longest + farthest) + length * farthest + summing * (length + error) * (longest + farthest)
 
+    def finer(self) -> _Scan | None:
+        """The same scan in the next finer precision: after bfloat16 the rows' own, after float32 float64; None where there is none."""
+        if self.dtype == torch.float64:
+            return None
+        dtype = _own_dtype(self.queries, self.candidates) if self.is_rounded else torch.float64
+        return _Scan(self.queries, self.candidates, dtype, self.left_out, self._rows_per_slab)
+
     def bound(self, rows: Tensor, near: Tensor) -> Tensor:
         """No exact score of these rows [r] that was scanned as `near` [r, 1] is farther from it than this [r, 1].
 
@@ -122,7 +133,7 @@ class _Scan:
         """The m largest of these rows [r], panel after panel of columns, slab after slab of rows."""
         found: _Largest | None = None
         n = len(self.candidates)
-        for first, last in slab_ranges(n, PANEL):
+        for first, last in slab_ranges(n, PANEL * 2 // max(2, self._rounded.element_size())):
             panel = self.candidates[first:last].to(self.dtype).T
             parts = []
             height = self._rows_per_slab or slab_rows(last - first, element_size=panel.element_size(), device=panel.device)
@@ -191,7 +202,10 @@ def _settled(scan: _Scan, rows: Tensor, k: int, m: int) -> tuple[Tensor, Tensor]
     best, where = _ordered(scan, rows, found.columns, could, k)
     unsettled = could[:, -1].nonzero()[:, 0]
     if m < len(scan.candidates) and len(unsettled):
-        best[unsettled], where[unsettled] = _settled(scan, rows[unsettled], k, min(8 * m, len(scan.candidates)))
+        # what one precision cannot tell apart (rows that nearly fall together) the next does, with far fewer to score again
+        finer = scan.finer()
+        room = 8 * m if finer is None else k + 8
+        best[unsettled], where[unsettled] = _settled(finer or scan, rows[unsettled], k, min(room, len(scan.candidates)))
     return best, where
 
 
