@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from faults import shuffle
 
 from nearfar.auditing import material_of
 from nearfar.auditing.matching import check_matching, percentiles
 from nearfar.types import Pair
+
+from faults import shuffle
 
 LABELS, EACH = 40, 30
 

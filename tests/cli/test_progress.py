@@ -47,6 +47,22 @@ def test_a_stage_that_comes_again_is_timed_anew(said):
     assert lines() == ["encode 4/4, 8 s"] * 2
 
 
+@pytest.mark.parametrize("has_dev", [False, True])
+def test_the_next_of_several_runs_is_timed_from_its_own_beginning(said, has_dev):
+    progress, clock, lines = said
+    for _ in range(2):
+        if has_dev:
+            progress("dev", 0, 10, score=0.5)
+        for step in (1, 5, 10):
+            progress("train", step, 10, loss=1.0)
+            if has_dev:
+                progress("dev", step, 10, score=0.5)
+            clock[0] += 6.0
+    dev = ", dev 0.5" if has_dev else ""
+    assert [line.rsplit(", ", 1)[1] for line in lines() if "10/10" in line] == ["12 s", "12 s"]
+    assert all(dev in line for line in lines())
+
+
 @pytest.mark.parametrize(("seconds", "words"), [(8.6, "9 s"), (60, "1 min 00 s"), (3599, "59 min 59 s"), (7500, "2 h 05 min")])
 def test_a_time_is_told_as_people_say_it(seconds, words):
     assert duration(seconds) == words

@@ -132,8 +132,8 @@ def test_a_row_that_is_not_finite_is_named(wrong):
 @pytest.mark.parametrize(("apart", "scans"), [(0.02, 2), (1e-4, 3)])
 def test_rows_that_nearly_fall_together_are_not_all_scored_again(monkeypatch, apart, scans):
     rng = np.random.default_rng(0)
-    near = lambda count: (np.eye(64)[0] + apart * rng.standard_normal((count, 64))).astype(np.float32)
-    q, c, scored = near(50), near(4_000), []
+    q, c = ((np.eye(64)[0] + apart * rng.standard_normal((count, 64))).astype(np.float32) for count in (50, 4_000))
+    scored = []
 
     def counting(scan, rows, columns, could, k):
         scored.append((scan.dtype, int(could.sum())))

@@ -33,7 +33,7 @@ class _Stage:
     """One stage under way: where it began, and what stands beside it."""
 
     def __init__(self, done: int, now: float) -> None:
-        self.first, self.began = done, now
+        self.first, self.latest, self.began = done, done, now
         self._loss: float | None = None
         self._dev: tuple[float, float] | None = None  # (latest, best)
 
@@ -63,12 +63,28 @@ class _Stage:
         return [f"{duration(took / parts * (total - done))} left"] if parts > 0 else []
 
 
+class _Stages(dict[str, _Stage]):
+    """The stages by name. One that is heard of with less done than before is under way anew (the next of several runs): its time begins again."""
+
+    def at(self, stage: str, done: int, now: float) -> _Stage:
+        """The stage, so much of which is done."""
+        known = self.get(stage)
+        if known is None or done < known.latest or (done == 0 and stage != "train"):
+            known = self[stage] = _Stage(done, now)
+        known.latest = done
+        return known
+
+    def add_dev(self, done: int, score: float, now: float) -> None:
+        """A dev score at so many steps of training: the first of a run comes before its first step, and stands beside that."""
+        self.at("train", done, now).add_dev(score)
+
+
 class _Lines:
     """Plain lines: `train 12/48, loss 3.214, 20,067 pairs/s, 9 s left`, and nothing of what is over in no time."""
 
     def __init__(self, out: IO[str], *, quiet: bool = False) -> None:
         self._out, self._quiet = out, quiet
-        self._stages: dict[str, _Stage] = {}
+        self._stages = _Stages()
         self._said = perf_counter()
 
     def __call__(self, stage: str, done: int, total: int, **facts: float | str) -> None:
@@ -78,11 +94,9 @@ class _Lines:
             return
         if stage == "dev":
             # no line of its own: the score stands beside the training it belongs to
-            self._stages.setdefault("train", _Stage(done, now)).add_dev(float(facts.get("score", 0.0)))
+            self._stages.add_dev(done, float(facts.get("score", 0.0)), now)
             return
-        if stage not in self._stages or (done == 0 and stage != "train"):
-            self._stages[stage] = _Stage(done, now)
-        known = self._stages[stage]
+        known = self._stages.at(stage, done, now)
         words = known.words(facts)
         took = now - known.began
         over = done >= total and took >= 1
@@ -117,7 +131,7 @@ def _bars(out: IO[str]) -> Iterator[Progress]:
     )
     with Bars(*columns, console=Console(file=out), transient=False) as bars:
         tasks: dict[str, TaskID] = {}
-        stages: dict[str, _Stage] = {}
+        stages = _Stages()
 
         def show(stage: str, done: int, total: int, **facts: float | str) -> None:
             now = perf_counter()
@@ -126,13 +140,11 @@ def _bars(out: IO[str]) -> Iterator[Progress]:
                 return
             if stage == "dev":
                 # no bar of its own: the score stands beside the training it belongs to
-                stages.setdefault("train", _Stage(done, now)).add_dev(float(facts.get("score", 0.0)))
+                stages.add_dev(done, float(facts.get("score", 0.0)), now)
                 return
-            if stage not in tasks or (done == 0 and bars.tasks[tasks[stage]].finished):
+            if stage not in tasks or (done < total and bars.tasks[tasks[stage]].finished):
                 tasks[stage] = bars.add_task(stage, total=total, facts="", time="")
-                if stage != "train" or stage not in stages:
-                    stages[stage] = _Stage(done, now)
-            known = stages[stage]
+            known = stages.at(stage, done, now)
             words, time = ", ".join(known.words(facts)), "".join(known.time(done, total, now))
             bars.update(tasks[stage], completed=done, total=total, facts=words, time=time)
 

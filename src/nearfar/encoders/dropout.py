@@ -23,12 +23,9 @@ def draw(count: int, rate: float, seed: int, device: torch.device | None = None)
     """[count] int16, below zero where an element is dropped: each with probability `kept_share` less than one, a pure function of the seed."""
     device = torch.device("cpu") if device is None else device
     lanes = (count + 1) // 2
-    low, high = (_signed(seed >> shift & 0xFFFFFFFF) for shift in (0, 32))
-    bits = _count(lanes, device) + low
-    part = torch.bitwise_right_shift(bits, 16)
-    bits.bitwise_xor_(part.bitwise_and_(0xFFFF)).mul_(_MIX[0]).add_(high)  # right shifts of int32 drag the sign along
-    torch.bitwise_right_shift(bits, 13, out=part)
-    bits.bitwise_xor_(part.bitwise_and_(0x7FFFF)).mul_(_MIX[1])
+    bits = _count(lanes, device) + _start(seed)
+    part = torch.bitwise_right_shift(bits, 13)
+    bits.bitwise_xor_(part.bitwise_and_(0x7FFFF)).mul_(_MIX[1])  # right shifts of int32 drag the sign along
     torch.bitwise_right_shift(bits, 16, out=part)
     drawn = bits.bitwise_xor_(part).view(torch.int16)[:count]
     return drawn.bitwise_and_(STEPS - 1).sub_(_steps(rate))
@@ -43,15 +40,22 @@ def _steps(rate: float) -> int:
     return min(round(rate * STEPS), STEPS - 1)
 
 
-def _signed(word: int) -> int:
+def _start(seed: int) -> int:
+    """Where in the sequence a draw begins, as int32: seeds that differ little begin far apart (Steele, Lea and Flood 2014, the mixer of SplitMix64)."""
+    word = (seed + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+    word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
+    word = (word ^ word >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
+    word = (word ^ word >> 31) & 0xFFFFFFFF
     return word - (1 << 32) if word >= 1 << 31 else word
 
 
 def _count(lanes: int, device: torch.device) -> Tensor:
-    """0, 1, 2... times an odd number, kept for the next draw."""
+    """The first half of the hash, of 0, 1, 2...: kept for the next draw."""
     found = _counted.get(device)
     if found is None or len(found) < lanes:
-        found = _counted[device] = torch.arange(max(lanes, 1 << 16), dtype=torch.int32, device=device).mul_(_WEYL)
+        found = torch.arange(max(lanes, 1 << 16), dtype=torch.int32, device=device).mul_(_WEYL)
+        found.bitwise_xor_((found >> 16).bitwise_and_(0xFFFF)).mul_(_MIX[0])
+        _counted[device] = found
     return found[:lanes]
 
 

@@ -253,7 +253,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, packed: Tensor, groups: list[Group], heads: int, rate: float, seed: int) -> Tensor:
-        out = packed.new_zeros(len(packed), packed.shape[1] // 3)
+        out = packed.new_empty(len(packed), packed.shape[1] // 3)  # every row is of a text, and every text of a group
         kept: list[Tensor] = []
         for number, group in enumerate(groups):
             q, k, v = _spread(packed, group, heads, 3)
@@ -272,7 +272,7 @@ class _Attention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         packed, out, *probabilities = ctx.saved_tensors
-        result = torch.zeros_like(packed)
+        result = torch.empty_like(packed)
         d = grad.shape[1]
         sums = (grad.view(len(grad), ctx.heads, -1) * out.view(len(grad), ctx.heads, -1)).sum(dim=-1)
         for group, p in zip(ctx.groups, probabilities, strict=True):
