@@ -9,8 +9,9 @@ import torch
 
 from nearfar.auditing import audit, material_of
 from nearfar.auditing.fixing import fix
-from nearfar.auditing.matching import by_halves, check_matching, estimate, percentiles, worst
+from nearfar.auditing.matching import by_controls, check_matching, estimate, percentiles, worst
 from nearfar.data.pairs import read_pairs
+from nearfar.errors import BadInput
 from nearfar.types import Pair, Picture
 
 Image = pytest.importorskip("PIL.Image", reason="needs pillow")
@@ -101,21 +102,35 @@ def test_the_share_of_shuffled_captions_is_told_by_a_models_scores(shuffled: flo
     assert len(set(gone.tolist()) & set(wrong.tolist())) >= 0.85 * len(wrong)
 
 
-def test_a_model_that_knows_the_pairs_by_heart_is_fooled_and_halves_are_not():
-    pairs, wrong = captioned(3_000, 0.3, seed=1)
+@pytest.mark.parametrize("shuffled", [0.0, 0.3])
+def test_a_model_that_knows_the_pairs_by_heart_is_fooled_and_beside_controls_is_not(shuffled: float):
+    pairs, wrong = captioned(3_000, shuffled, seed=1)
     fooled = estimate(percentiles(material_of(pairs, encoder=Seer(1.0, known=pairs)))[1])
     assert fooled.high < 0.2
-    asked = []
+    given = []
 
-    def fit(half):
-        asked.append(half)
-        return Seer(1.0, known=half)
+    def fit(spoiled):
+        given.append(spoiled)
+        return Seer(1.0, known=[pair for number, pair in enumerate(spoiled) if number % 2])  # half of them learned by heart
 
-    rows, ranks = by_halves(material_of(pairs), fit)
-    assert abs(estimate(ranks).share - 0.3) < 0.05
-    assert sorted(rows.tolist()) == list(range(3_000))
-    assert not {pair.positive for pair in asked[0]} & {pair.positive for pair in asked[1]}
-    assert len(set(worst(rows, ranks, 0.3).tolist()) & set(wrong.tolist())) >= 0.85 * len(wrong)
+    rows, ranks, told = by_controls(material_of(pairs), fit)
+    assert abs(told.share - shuffled) < 0.1
+    assert told.low <= shuffled <= told.high
+    assert len(rows) == len(ranks) == 3_000
+    moved = [sum(a.positive != b.positive for a, b in zip(pairs, spoiled, strict=True)) for spoiled in given]
+    assert all(295 <= count <= 300 for count in moved)
+    assert [p.query for p in given[0]] == [p.query for p in pairs]
+    # of what is left out most is wrong, though half of that is known by heart
+    gone = set(worst(rows, ranks, told.share / 2).tolist())
+    assert len(gone & set(wrong.tolist())) >= 0.8 * len(gone)
+
+
+def test_where_even_controls_are_known_by_heart_nothing_is_known():
+    pairs, _ = captioned(400, 0.3)
+    _, _, told = by_controls(material_of(pairs), lambda spoiled: Seer(0.1, known=spoiled))
+    assert (told.low, told.high) == (0.0, 1.0)
+    with pytest.raises(BadInput, match="too few"):
+        by_controls(material_of(pairs[:50]), lambda spoiled: Seer(0.1))
 
 
 def test_without_a_model_no_word_of_a_pictures_name_accuses_anyone():
@@ -156,8 +171,6 @@ def test_missing_and_broken_pictures_are_one_finding_and_the_cleaned_copy_lacks_
 
 
 def test_a_copy_in_another_folder_would_lose_its_pictures_and_is_refused(tmp_path: Path):
-    from nearfar.errors import BadInput
-
     path = _folder(tmp_path, 60)
     with pytest.raises(BadInput, match=r"named from its folder\. Write the copy beside it"):
         fix(material_of(path), path, tmp_path / "elsewhere/cleaned.csv")
