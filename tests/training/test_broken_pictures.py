@@ -6,7 +6,7 @@ import pytest
 from pictures import pictures
 
 from nearfar.encoders import small_image
-from nearfar.errors import BadInput
+from nearfar.errors import BadInput, Mismatch
 from nearfar.training import parse_settings, train
 from nearfar.types import Pair, Picture
 
@@ -39,3 +39,20 @@ def test_broken_pictures_end_no_run_and_are_named(tmp_path: Path):
 def test_too_many_broken_pictures_are_refused_before_the_first_step(tmp_path: Path):
     with pytest.raises(BadInput, match=r"of 60 pairs 6 left out .*p\.csv:2.*More than 5%"):
         run(tmp_path, 6)
+
+
+def test_a_run_does_not_go_on_where_a_picture_has_other_bytes(tmp_path: Path):
+    some = pictures(24)
+    for number, one in enumerate(some):
+        (tmp_path / f"{number}.png").write_bytes(one.read())
+
+    def go(*, resume: bool):
+        every = [Picture(tmp_path / f"{number}.png") for number in range(24)]
+        encoder, config = small_image(16, widths=(8, 16)), parse_settings(list(SETTINGS))
+        train([Pair(one, one) for one in every], out=tmp_path / "run", encoder=encoder, config=config, resume=resume)
+
+    go(resume=False)
+    go(resume=True)
+    (tmp_path / "5.png").write_bytes(pictures(1, seed=9)[0].read())
+    with pytest.raises(Mismatch, match="the pairs changed"):
+        go(resume=True)

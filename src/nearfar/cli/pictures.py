@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nearfar.data.text import agree, counted
 from nearfar.errors import BadConfig, BadInput, NearfarError
 from nearfar.types import Picture
 
@@ -123,7 +124,7 @@ def tell_broken(broken: Sequence[Broken]) -> list[str]:
         return []
     more = len(broken) - SHOWN
     return [
-        f"{len(broken):,} pictures cannot be read and were left out:",
+        f"{counted(len(broken), 'picture')} cannot be read and {agree(len(broken), 'were')} left out:",
         *(f"  {each.why}" for each in broken[:SHOWN]),
         *([f"  and {more:,} more (all of them with --json)"] if more > 0 else []),
     ]

@@ -265,11 +265,13 @@ def _rank(asked: _Asked, hits: Hits, depth: int) -> tuple[tuple[tuple[str, ...],
 
 
 def fingerprint_task(task: Task) -> str:
-    """SHA-256 over a task's documents, queries and judgements in order of id, as `sha256:<hex>`; its name does not count."""
+    """SHA-256 over a task's documents, queries and judgements in order of id, pictures by name and bytes, as `sha256:<hex>`; its own name does not count."""
     digest = hashlib.sha256()
     for part in (task.corpus, task.queries, task.judgements):
         for key in sorted(part):
             digest.update(json.dumps([key, part[key]], sort_keys=True, default=dict).encode())
+            if isinstance(item := part[key], Picture):
+                digest.update(item.content.encode(errors="surrogatepass"))
         digest.update(b"\n")
     return f"sha256:{digest.hexdigest()}"
 

@@ -24,7 +24,7 @@ from nearfar.training.config import Config
 from nearfar.training.feeding import check_objective
 from nearfar.training.objective import LOSSES, loss_weights
 from nearfar.training.sources import check_sources
-from nearfar.types import Pair, Task
+from nearfar.types import Pair, Picture, Task
 
 FORMAT = "nearfar-run/1"
 DEV_POOL = 1000
@@ -137,7 +137,7 @@ def _alike(held_out: Sequence[Pair], pairs: Sequence[Pair], config: Config) -> l
 
 
 def fingerprint_pairs(pairs: Sequence[Pair]) -> str:
-    """SHA-256 over every field of every pair, in order, as `sha256:<hex>`."""
+    """SHA-256 over every field of every pair and the bytes of its pictures, in order, as `sha256:<hex>`."""
     digest = hashlib.sha256()
     for start in range(0, len(pairs), 1000):
         part = [
@@ -145,6 +145,10 @@ def fingerprint_pairs(pairs: Sequence[Pair]) -> str:
             for p in pairs[start : start + 1000]
         ]
         digest.update(json.dumps(part).encode())
+        for pair in pairs[start : start + 1000]:
+            for item in (pair.query, pair.positive, *pair.negatives):
+                if isinstance(item, Picture):
+                    digest.update(item.content.encode(errors="surrogatepass"))
     return f"sha256:{digest.hexdigest()}"
 
 
