@@ -31,8 +31,8 @@ from nearfar.files import cache_folder
 from nearfar.training import parse_settings, train
 from nearfar.types import Encoder, Pair
 
-BRIEF = 4
-"""Epochs of the models that tell."""
+BRIEF, TELLING = 4, 5
+"""Epochs of the models that tell, and how many of them, each by another seed: what each is unsure of is averaged away."""
 APART, BACK = 0.05, 0.5
 """The most that an estimate may be off, and the least share of the lost recall that must come back."""
 
@@ -57,6 +57,7 @@ class Runs:
 
     def __init__(self, data: NamedPictures, encoder: str, settings: Sequence[str], seed: int) -> None:
         self.data, self.encoder, self.settings, self.seed = data, encoder, settings, seed
+        self.asked = 0
 
     def fit(self, pairs: Sequence[Pair]) -> Encoder:
         """A model of these pairs, its checkpoint chosen by the concepts that choose."""
@@ -69,8 +70,10 @@ class Runs:
     def fit_briefly(self, pairs: Sequence[Pair]) -> Encoder:
         """A model of these pairs that does not know them by heart yet, and asks no judge."""
         with tempfile.TemporaryDirectory() as folder:
-            config = parse_settings([*self.settings, f"seed={self.seed}", f"epochs={BRIEF}", "evaluation.judge=0"])
-            train(pairs, out=Path(folder) / "run", encoder=load_encoder(self.encoder, seed=self.seed), config=config)
+            self.asked += 1
+            seed = self.seed + self.asked
+            config = parse_settings([*self.settings, f"seed={seed}", f"epochs={BRIEF}", "evaluation.judge=0"])
+            train(pairs, out=Path(folder) / "run", encoder=load_encoder(self.encoder, seed=seed), config=config)
             return load_encoder(Path(folder) / "run")
 
     def recall(self, pairs: Sequence[Pair]) -> float:
@@ -83,7 +86,7 @@ def judge(runs: Runs, pairs: Sequence[Pair], share: float, clean: float) -> dict
     """One share: what is said, what is left out, and what that brings."""
     began = time.perf_counter()
     spoiled, wrong = shuffle(pairs, share, runs.seed)
-    rows, ranks, told = by_controls(material_of(spoiled, seed=runs.seed), runs.fit_briefly)
+    rows, ranks, told = by_controls(material_of(spoiled, seed=runs.seed), runs.fit_briefly, runs=TELLING)
     gone = set(worst(rows, ranks, told.share).tolist())
     noisy = runs.recall(spoiled)
     cleaned = runs.recall([pair for row, pair in enumerate(spoiled) if row not in gone])

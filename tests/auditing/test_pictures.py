@@ -127,7 +127,7 @@ def test_a_model_that_knows_the_pairs_by_heart_is_fooled_and_beside_controls_is_
 
 def test_where_even_controls_are_known_by_heart_nothing_is_known():
     pairs, _ = captioned(400, 0.3)
-    _, _, told = by_controls(material_of(pairs), lambda spoiled: Seer(0.1, known=spoiled))
+    _, _, told = by_controls(material_of(pairs), lambda spoiled: Seer(0.1, known=spoiled), runs=2)
     assert (told.low, told.high) == (0.0, 1.0)
     with pytest.raises(BadInput, match="too few"):
         by_controls(material_of(pairs[:50]), lambda spoiled: Seer(0.1))

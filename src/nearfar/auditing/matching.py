@@ -162,13 +162,13 @@ def _standard(table: np.ndarray, mine: np.ndarray, itself: np.ndarray) -> tuple[
 
 
 def by_controls(
-    material: Material, fit: Callable[[Sequence[Pair]], Encoder], *, runs: int = 2, share: float = CONTROLS
+    material: Material, fit: Callable[[Sequence[Pair]], Encoder], *, runs: int = 3, share: float = CONTROLS
 ) -> tuple[np.ndarray, Float[np.ndarray, " m"], Mismatched]:
     """(rows, their percentiles, what that says of mismatched pairs) by models trained on these very pairs, of which a known share was mismatched on purpose.
 
     `fit` trains an encoder on the pairs it is given; briefly: a model that knows all by heart tells nothing. Each of `runs` times the positives of another `share` of the pairs are exchanged. Those controls
     are learned as any mismatched pair is, so a rank that only a share of them reaches is reached by that share of the mismatched (after Pleiss 2020, arXiv 2001.10528, "threshold samples"). Ranks are means over the runs
-    in which a pair was no control. Raises `BadInput` for fewer than `LEAST` pairs.
+    in which a pair was no control: let `fit` draw by another seed each time, and what one model is unsure of is averaged away. Raises `BadInput` for fewer than `LEAST` pairs.
     """
     count = len(material)
     if count < LEAST:

@@ -21,7 +21,9 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")]
-MODEL = "a run, a model folder, static, static:FOLDER, minilm, a hub name, or of pictures small-image, image:NAME, clip:IMAGE+TEXT"
+MODEL = (
+    "a run, a model folder, static, static:FOLDER, minilm, a hub name, or of pictures small-image, image:NAME, clip:IMAGE+TEXT"
+)
 
 
 @app.callback(invoke_without_command=True)
@@ -118,7 +120,9 @@ def train(
 
 @app.command()
 def mine(
-    pairs: Annotated[Path, typer.Argument(help="Pairs: JSONL, CSV, TSV, Parquet, a datasets folder, or pictures (a folder, .tar).")],
+    pairs: Annotated[
+        Path, typer.Argument(help="Pairs: JSONL, CSV, TSV, Parquet, a datasets folder, or pictures (a folder, .tar).")
+    ],
     model: Annotated[str, typer.Option("--model", help=f"What finds and scores: {MODEL}; bm25 for words alone.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The pairs file to write: .jsonl, .csv, .tsv or .parquet.")],
     corpus: Annotated[Path | None, typer.Option(help="More documents: a corpus .jsonl, or a .txt with one a line.")] = None,
@@ -300,7 +304,9 @@ def distill(
 
 @app.command()
 def audit(
-    pairs: Annotated[Path, typer.Argument(help="Pairs: JSONL, CSV, TSV, Parquet, a datasets folder, or pictures (a folder, .tar).")],
+    pairs: Annotated[
+        Path, typer.Argument(help="Pairs: JSONL, CSV, TSV, Parquet, a datasets folder, or pictures (a folder, .tar).")
+    ],
     task: Annotated[Path | None, typer.Option("--task", "--eval", help="A BEIR folder: look for leakage into it.")] = None,
     model: Annotated[str | None, typer.Option(help=f"Look at similarities as well: {MODEL}.")] = None,
     split: Annotated[str | None, typer.Option(help="Which judgements of --task: the name of a file in qrels/.")] = None,

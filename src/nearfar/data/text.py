@@ -24,15 +24,17 @@ def normalize_all(texts: Sequence[str]) -> list[str]:
     found: list[str] = []
     for start in range(0, len(texts), _AT_ONCE):
         part = texts[start : start + _AT_ONCE]
-        if any(isinstance(text, Picture) for text in part):
+        if Picture in set(map(type, part)):
             found += map(normalize, part)
             continue
         whole = "\0".join(part)
         if (
             whole.isascii()
             and whole.count("\0") == len(part) - 1
-            and not any(space in f" {whole} " for space in ("  ", " \0", "\0 "))
-            and not any(space in whole for space in _OTHER_SPACE)
+            and not whole.startswith(" ")
+            and not whole.endswith(" ")
+            and not ("  " in whole or " \0" in whole or "\0 " in whole)
+            and not any(map(whole.__contains__, _OTHER_SPACE))
         ):
             found += whole.lower().split("\0")
         else:

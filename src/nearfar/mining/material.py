@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -22,6 +24,18 @@ KINDS: tuple[Kind, ...] = ("positive", "query", "group")
 """Why a document is never a negative of a query: it is a known positive of it (or of the same text), the query itself, or of its group."""
 
 _NO_SOURCE: frozenset[int] = frozenset()
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """No collection of cycles meanwhile: a hundred thousand small objects set off several, each over all there are, and none is garbage."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,7 @@ class Material:
     """[Q] likewise."""
 
     @staticmethod
+    @_without_collections()
     def build(pairs: Sequence[Pair], corpus: Iterable[str] = ()) -> Material:
         """Number the texts of `pairs` and of further documents. Raises `BadInput` where there is no pair or a text is blank."""
         if not pairs:
@@ -69,6 +84,7 @@ class Material:
         return Material.of_table(PairTable.build(pairs), corpus)
 
     @staticmethod
+    @_without_collections()
     def of_table(table: PairTable, corpus: Iterable[str] = ()) -> Material:
         """The material of pairs that are numbered already; queries and documents keep their numbers, further documents come after them."""
         number = {text: i for i, text in enumerate(table.documents)}
@@ -110,8 +126,8 @@ class Material:
             table.query_item,
             len(item),
             table.sources,
-            [frozenset(own) if (own := of_item.get(i)) else _NO_SOURCE for i in candidate_items.tolist()],
-            [frozenset(those) for those in of_query],
+            _frozen(of_item.get(i) for i in candidate_items.tolist()),
+            _frozen(of_query),
         )
 
     def never(self, queries: np.ndarray, found: np.ndarray) -> np.ndarray:
@@ -161,6 +177,12 @@ class Material:
             digest.update(repr([sorted(s) for s in self.sources_of_candidate]).encode())
             digest.update(repr([sorted(s) for s in self.sources_of_query]).encode())
         return digest.hexdigest()
+
+
+def _frozen(sets: Iterable[set[int] | None]) -> list[frozenset[int]]:
+    """Each set, frozen; equal ones are one object, of which there are few."""
+    known: dict[frozenset[int], frozenset[int]] = {_NO_SOURCE: _NO_SOURCE}
+    return [known.setdefault(own, own) for own in map(frozenset, (those or () for those in sets))]
 
 
 def _among(keys: np.ndarray, known: np.ndarray) -> np.ndarray:
