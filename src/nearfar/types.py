@@ -29,7 +29,7 @@ class Picture(str):
     name are one item. Only an encoder with an image tower opens it, and encoders of text refuse it.
     """
 
-    __slots__ = ("_content", "data", "file", "offset", "size")
+    __slots__ = ("_identity", "data", "file", "offset", "size")
 
     def __new__(
         cls, name: str | Path, *, file: Path | None = None, offset: int = 0, size: int | None = None, data: bytes | None = None
@@ -40,17 +40,17 @@ class Picture(str):
         return made
 
     @property
-    def content(self) -> str:
+    def identity(self) -> str:
         """What it is by its bytes, read once: equal for one picture under two names. Its name where they cannot be read."""
         try:
-            return self._content
+            return self._identity
         except AttributeError:
             pass
         try:
-            self._content = f"sha256:{hashlib.sha256(self.read()).hexdigest()}"
+            self._identity = f"sha256:{hashlib.sha256(self.read()).hexdigest()}"
         except OSError:
             return str(self)
-        return self._content
+        return self._identity
 
     def read(self) -> bytes:
         """Its encoded bytes. Raises `OSError` where the file is not there."""

@@ -15,7 +15,7 @@ _OTHER_SPACE = tuple("\t\n\v\f\r\x1c\x1d\x1e\x1f")
 def normalize(text: str) -> str:
     """The identity of an item: of a text NFKC, case folded, white space collapsed ("A  b " and "a b" are one item), of a picture its bytes, under whatever name."""
     if isinstance(text, Picture):
-        return text.content
+        return text.identity
     return " ".join((text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold().split())
 
 
@@ -24,7 +24,7 @@ def normalize_all(texts: Sequence[str]) -> list[str]:
     found: list[str] = []
     for start in range(0, len(texts), _AT_ONCE):
         part = texts[start : start + _AT_ONCE]
-        if Picture in set(map(type, part)):
+        if any(issubclass(kind, Picture) for kind in set(map(type, part))):
             found += map(normalize, part)
             continue
         whole = "\0".join(part)

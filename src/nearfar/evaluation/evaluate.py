@@ -271,7 +271,7 @@ def fingerprint_task(task: Task) -> str:
         for key in sorted(part):
             digest.update(json.dumps([key, part[key]], sort_keys=True, default=dict).encode())
             if isinstance(item := part[key], Picture):
-                digest.update(item.content.encode(errors="surrogatepass"))
+                digest.update(item.identity.encode(errors="surrogatepass"))
         digest.update(b"\n")
     return f"sha256:{digest.hexdigest()}"
 

@@ -148,7 +148,7 @@ def fingerprint_pairs(pairs: Sequence[Pair]) -> str:
         for pair in pairs[start : start + 1000]:
             for item in (pair.query, pair.positive, *pair.negatives):
                 if isinstance(item, Picture):
-                    digest.update(item.content.encode(errors="surrogatepass"))
+                    digest.update(item.identity.encode(errors="surrogatepass"))
     return f"sha256:{digest.hexdigest()}"
 
 
