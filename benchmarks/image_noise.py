@@ -29,7 +29,7 @@ from nearfar.encoders import load_encoder
 from nearfar.evaluation import evaluate_image_text
 from nearfar.files import cache_folder
 from nearfar.training import parse_settings, train
-from nearfar.types import Encoder, Pair
+from nearfar.types import Encoder, Pair, Task
 
 BRIEF, TELLING = 4, 5
 """Epochs of the models that tell, and how many of them, each by another seed: what each is unsure of is averaged away."""
@@ -61,19 +61,18 @@ class Runs:
 
     def fit(self, pairs: Sequence[Pair]) -> Encoder:
         """A model of these pairs, its checkpoint chosen by the concepts that choose."""
-        with tempfile.TemporaryDirectory() as folder:
-            config = parse_settings([*self.settings, f"seed={self.seed}"])
-            start = load_encoder(self.encoder, seed=self.seed)
-            train(pairs, out=Path(folder) / "run", encoder=start, config=config, dev=self.data.dev, task=self.data.task)
-            return load_encoder(Path(folder) / "run")
+        return self._fit(pairs, self.seed, dev=self.data.dev, task=self.data.task)
 
     def fit_briefly(self, pairs: Sequence[Pair]) -> Encoder:
-        """A model of these pairs that does not know them by heart yet, and asks no judge."""
+        """A model of these pairs that does not know them by heart yet, and asks no judge; the next by another seed."""
+        self.asked += 1
+        return self._fit(pairs, self.seed + self.asked, f"epochs={BRIEF}", "evaluation.judge=0")
+
+    def _fit(self, pairs: Sequence[Pair], seed: int, *more: str, dev: Task | None = None, task: Task | None = None) -> Encoder:
         with tempfile.TemporaryDirectory() as folder:
-            self.asked += 1
-            seed = self.seed + self.asked
-            config = parse_settings([*self.settings, f"seed={seed}", f"epochs={BRIEF}", "evaluation.judge=0"])
-            train(pairs, out=Path(folder) / "run", encoder=load_encoder(self.encoder, seed=seed), config=config)
+            config = parse_settings([*self.settings, f"seed={seed}", *more])
+            start = load_encoder(self.encoder, seed=seed)
+            train(pairs, out=Path(folder) / "run", encoder=start, config=config, dev=dev, task=task)
             return load_encoder(Path(folder) / "run")
 
     def recall(self, pairs: Sequence[Pair]) -> float:

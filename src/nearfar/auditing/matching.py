@@ -105,7 +105,7 @@ def _judged(material: Material) -> np.ndarray:
 
 
 def _groups(pairs: Sequence[Pair]) -> np.ndarray:
-    """The number of each pair's group; pairs without one are their own, and so are all where one group holds half of them (it says nothing)."""
+    """The number of each pair's group, none left out from 0 on; pairs without one are their own, and so are all where one group holds half of them (it says nothing)."""
     names: dict[str, int] = {}
     found = np.array([names.setdefault(p.group, len(names)) if p.group is not None else -1 for p in pairs], np.int64)
     alone = found < 0
@@ -119,7 +119,7 @@ def _asked(pairs: Sequence[Pair], group: np.ndarray) -> tuple[list[str], np.ndar
     for number, pair in zip(group.tolist(), pairs, strict=True):
         if len(found[number]) < ASKED:
             found[number].append(pair.query)
-    return ["\n".join(texts) for texts in found], np.array([max(len(texts), 1) for texts in found])
+    return ["\n".join(texts) for texts in found], np.array([len(texts) for texts in found])
 
 
 def _vectors(material: Material, rows: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
@@ -133,9 +133,10 @@ def _vectors(material: Material, rows: np.ndarray, group: np.ndarray) -> tuple[n
     sizes = np.bincount(group)
     sums = np.zeros((len(sizes), queries.shape[1]), np.float32)
     np.add.at(sums, group, queries)
-    asked = (sums / np.maximum(sizes, 1)[:, None])[group]
-    if len(queries) - len(np.unique(group)) >= 2 * queries.shape[1]:
-        turn = _whiten(queries - asked, len(queries) - len(np.unique(group)))
+    asked = (sums / sizes[:, None])[group]
+    freedom = len(queries) - len(sizes)
+    if freedom >= 2 * queries.shape[1]:
+        turn = _whiten(queries - asked, freedom)
         asked, documents = (asked - asked.mean(axis=0)) @ turn, (documents - documents.mean(axis=0)) @ turn
     return _unit(asked), _unit(documents)
 
@@ -189,8 +190,8 @@ def by_controls(
         is_control = np.isin(rows, chosen)
         planted.append(ranks[np.isin(rows, chosen[moved])])
         mine.append(ranks[~is_control])
-        np.add.at(total, rows[~is_control], ranks[~is_control])
-        np.add.at(times, rows[~is_control], 1)
+        total[rows[~is_control]] += ranks[~is_control]
+        times[rows[~is_control]] += 1
     told = beside_controls(np.concatenate(mine), np.concatenate(planted), runs)
     rows = np.flatnonzero(times)
     return rows, total[rows] / times[rows], told

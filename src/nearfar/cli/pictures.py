@@ -84,11 +84,11 @@ def index_documents(
     return Indexed(before, update_index(before, encoder, whole, progress=progress), broken)
 
 
-def reads_only_pictures(encoder: Encoder | None) -> bool:
-    """Whether a model has no text tower: it is searched with a picture."""
+def query_words(encoder: Encoder | None) -> str:
+    """How an index of this model (None: BM25) is asked, as a command says it: with a picture where there is no text tower."""
     from nearfar.encoders import ImageEncoder
 
-    return isinstance(encoder, ImageEncoder)
+    return "--image PICTURE" if isinstance(encoder, ImageEncoder) else "'your query'"
 
 
 def _size(encoder: Encoder) -> int:

@@ -9,7 +9,7 @@ from shlex import quote
 from typing import Any
 
 from nearfar.cli.picture_grids import change_grid, has_pictures, neighbour_grid
-from nearfar.cli.pictures import reads_only_pictures
+from nearfar.cli.pictures import query_words
 from nearfar.errors import NearfarError
 from nearfar.evaluation import Comparison, Evaluation, RankChange, RankChanges, rank_changes, score_table
 from nearfar.files import read_json
@@ -78,10 +78,9 @@ def next_commands(run: Path, encoder: Encoder | None) -> list[str]:
     from nearfar.encoders import image_of
 
     pictures = encoder is not None and image_of(encoder) is not None
-    asked = "--image PICTURE" if reads_only_pictures(encoder) else "'your query'"
     return [
         f"nearfar index {quote(str(run))} {'PHOTOS/' if pictures else 'CORPUS'} -o INDEX",
-        f"nearfar search INDEX {asked}",
+        f"nearfar search INDEX {query_words(encoder)}",
     ]
 
 

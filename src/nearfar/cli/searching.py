@@ -43,13 +43,16 @@ def index(model: str, corpus: Path, out: Path, *, kind: str, as_json: bool) -> i
             beside["broken"] = [{"picture": str(each.picture), "why": each.why} for each in broken]
         say({"index": str(out), "kind": told, "documents": len(made), **beside})
     else:
-        asked = "'your query'" if lexical or not pictures.reads_only_pictures(encoder) else "--image PICTURE"
         of_pictures = bool(documents) and isinstance(next(iter(documents.values())), Picture)
         print(
             f"{out}: {len(made):,} {'pictures' if of_pictures else 'documents'}, {told}"
             + (f" ({pictures.tell_update(update)})" if update else "")
         )
-        print("\n".join([*pictures.tell_broken(broken), f"Next: nearfar search {quote(str(out))} {asked}"]))
+        print(
+            "\n".join(
+                [*pictures.tell_broken(broken), f"Next: nearfar search {quote(str(out))} {pictures.query_words(encoder)}"]
+            )
+        )
     return 0
 
 

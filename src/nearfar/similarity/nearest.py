@@ -115,12 +115,13 @@ class _Scan:
         summing = 2 * (queries.shape[1] + 2) * torch.finfo(wide).eps
         self._bound = error * (longest + farthest) + length * farthest + summing * (length + error) * (longest + farthest)
 
-    def finer(self) -> _Scan | None:
-        """The same scan in the next finer precision: after bfloat16 the rows' own, after float32 float64; None where there is none."""
+    def finer(self, rows: Tensor) -> _Scan | None:
+        """The scan of these rows [r] alone in the next finer precision: after bfloat16 the rows' own, after float32 float64; None where there is none."""
         if self.dtype == torch.float64:
             return None
         dtype = _own_dtype(self.queries, self.candidates) if self.is_rounded else torch.float64
-        return _Scan(self.queries, self.candidates, dtype, self.left_out, self._rows_per_slab)
+        left_out = None if self.left_out is None else self.left_out[rows]
+        return _Scan(self.queries[rows], self.candidates, dtype, left_out, self._rows_per_slab)
 
     def bound(self, rows: Tensor, near: Tensor) -> Tensor:
         """No exact score of these rows [r] that was scanned as `near` [r, 1] is farther from it than this [r, 1].
@@ -203,9 +204,10 @@ def _settled(scan: _Scan, rows: Tensor, k: int, m: int) -> tuple[Tensor, Tensor]
     unsettled = could[:, -1].nonzero()[:, 0]
     if m < len(scan.candidates) and len(unsettled):
         # what one precision cannot tell apart (rows that nearly fall together) the next does, with far fewer to score again
-        finer = scan.finer()
-        room = 8 * m if finer is None else k + 8
-        best[unsettled], where[unsettled] = _settled(finer or scan, rows[unsettled], k, min(room, len(scan.candidates)))
+        again, room, finer = rows[unsettled], 8 * m, scan.finer(rows[unsettled])
+        if finer is not None:
+            scan, again, room = finer, torch.arange(len(again), device=again.device), k + 8
+        best[unsettled], where[unsettled] = _settled(scan, again, k, min(room, len(scan.candidates)))
     return best, where
 
 
