@@ -2,8 +2,8 @@
 
 Usage: python benchmarks/audit.py [--data ../shared/data] [--seeds 3] [--model static] [--pairs N] [--sets medquad] [--faults CODE] [--json OUT]
 
-Prints one line for each set, fault, size and seed, then how many intervals held the truth, and exits with 1 where a fault is not named above info
-(but for those the table of docs/audit.md says are too small to be told), or where a clean set has a finding above info.
+Prints one line for each set, fault, size and seed, then how many intervals held the truth, and exits with 1 where a fault is not named above info,
+or where a clean set has a finding above info.
 """
 
 from __future__ import annotations
@@ -158,11 +158,7 @@ def main() -> int:
         print("  " + shown(line))
     if given.json:
         given.json.write_text(json.dumps(lines, indent=1))
-    # one stranger in a hundred is not always told from pairs that rank low by themselves
-    small = [line for line in wrong if line["code"] == "mismatched_positives" and 0 < line["planted"] < 0.02]
-    return (
-        1 if any(line["set"] in ("invented", "medquad") or line["planted"] == 0 for line in wrong if line not in small) else 0
-    )
+    return 1 if wrong else 0
 
 
 def judge(name: str, code: str, truth: float, seed: int, findings: Any) -> dict[str, Any]:

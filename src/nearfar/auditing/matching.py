@@ -6,9 +6,8 @@ of mismatched pairs is the density of the lower ranks, as Storey 2002 ("A direct
 null hypotheses from large p-values. Where that density is the same from the first tenth on, all beyond it is counted. Pairs that belong together but rank low (an abbreviation in place of the name) make that too large. Their density
 falls: measured on real sets (`docs/audit.md`) the last quarter holds about a third of what the quarter before the middle has more than it, which is taken off.
 The interval reaches from what is left, less its sampling error, to the density itself, more its own: both ends are honest about what cannot be known.
-Pairs of one group ask for one thing, so their queries are asked together, and none of their positives is another's rival: a short text says little, sixty of one intent say it all.
+A few strangers among thousands drown in the sampling error of what ranks low by itself; but a shuffle can be told by what it did to both rows (`exchanged`).
 With pictures words tell nothing: ranks are by the model alone, which must not have been trained on these pairs (it would know them by heart), or beside pairs mismatched on purpose (`by_controls`).
-Ranks are by BM25, or by the sum of BM25 and a model's cosine, each less the document's mean and in units of its spread over the query's others.
 """
 
 from __future__ import annotations
@@ -20,146 +19,32 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from nearfar.auditing.material import Material, severity_of
-from nearfar.auditing.words import Terms
+from nearfar.auditing.exchanged import Exchanged, exchanged
+from nearfar.auditing.material import EXAMPLES, Material, severity_of
+from nearfar.auditing.nearness import Nearness, judged
+from nearfar.data.text import shorten
 from nearfar.errors import BadInput
 from nearfar.metrics import share_interval
 from nearfar.metrics.shares import Z
-from nearfar.types import Encoder, Finding, Pair
+from nearfar.types import Encoder, Evidence, Finding, Pair
 
-PAIRS = 20_000
-"""Pairs looked at, at most: chosen by the seed."""
-OTHERS = 512
-"""Other positives that each is ranked among."""
-ASKED = 64
-"""Queries of one group that are asked together, at most."""
 CONTROLS, ENOUGH = 0.1, 20
 """The share of pairs that are mismatched on purpose, and the fewest of them that must still rank low."""
 LATER = 1 / 3
 """Of pairs that belong together and rank in the last half, those in its second half."""
-SHRUNK = 0.1
-"""How far the variances inside groups are drawn to their mean."""
 LEAST = 200
 """Fewer pairs than this give an interval that says nothing."""
 DECAY = 1 / 3
 """The density of pairs that belong together in the last quarter, of what the second quarter has more than it."""
 FLOOR, MANY = 0.003, 0.1
 """Lower bounds from which it is a warning, and critical."""
-_ROWS = 2_048
-_TIE = 1e-6
 
 
 def percentiles(material: Material) -> tuple[np.ndarray, Float[np.ndarray, " m"]]:
-    """(rows, the share of other positives that are nearer to the row's query than its own, ties half): 0 is first, uniform is chance.
-
-    Without a model a query that shares no word with any of them says nothing, and is not among the rows (Chinese, which has no spaces).
-    """
-    rng = np.random.default_rng(material.seed)
-    rows = _judged(material)
-    if len(rows) > PAIRS:
-        rows = np.sort(rng.choice(rows, PAIRS, replace=False))
-    pairs = [material.pairs[row] for row in rows]
-    group = _groups(pairs)
-    asked, size = _asked(pairs, group)
-    words = None if material.has_pictures else Terms(asked, [pair.positive for pair in pairs])
-    others = np.sort(rng.choice(len(pairs), min(OTHERS, len(pairs)), replace=False))
-    own = np.arange(len(pairs))
-    means = words.means() * (len(asked) / size.sum()) if words is not None else None
-    vectors = _vectors(material, rows, group)
-    found = np.empty(len(pairs))
-    told = np.full(len(pairs), vectors is not None)
-    for start in range(0, len(pairs), _ROWS):
-        part = own[start : start + _ROWS]
-        # one's own document among the others is no other, nor is what the file says is of one thing with it
-        itself = material.positives[rows[part]][:, None] == material.positives[rows[others]][None, :]
-        itself |= group[part][:, None] == group[others][None, :]
-        table, mine = np.zeros(itself.shape), np.zeros(len(part))
-        if words is not None and means is not None:
-            several = size[group[part]]
-            table = words.against(group[part], others) / several[:, None]
-            mine = words.scores(group[part], part) / several
-            told[part] |= table.any(axis=1) | (mine > 0)
-            table, mine = _standard(table - means[others], mine - means[part], itself)
-        if vectors is not None:
-            queries, documents = vectors
-            centre = documents @ queries.mean(axis=0)
-            more, its = _standard(
-                queries[part] @ documents[others].T - centre[others],
-                (queries[part] * documents[part]).sum(axis=1) - centre[part],
-                itself,
-            )
-            table, mine = table + more, mine + its
-        nearer = np.where(table > mine[:, None] + _TIE, 1.0, np.where(table < mine[:, None] - _TIE, 0.0, 0.5))
-        nearer[itself] = 0
-        found[part] = nearer.sum(axis=1) / np.maximum((~itself).sum(axis=1), 1)
-    return rows[told], found[told]
-
-
-def _judged(material: Material) -> np.ndarray:
-    """The rows that say their texts belong together: all, or where there are scores those of the upper half of their range."""
-    scores = [pair.score for pair in material.pairs]
-    if any(score is None for score in scores):
-        return np.arange(len(material))
-    values = np.array(scores, np.float64)
-    return np.flatnonzero(values >= (values.min() + values.max()) / 2)
-
-
-def _groups(pairs: Sequence[Pair]) -> np.ndarray:
-    """The number of each pair's group, none left out from 0 on; pairs without one are their own, and so are all where one group holds half of them (it says nothing)."""
-    names: dict[str, int] = {}
-    found = np.array([names.setdefault(p.group, len(names)) if p.group is not None else -1 for p in pairs], np.int64)
-    alone = found < 0
-    found[alone] = len(names) + np.arange(int(alone.sum()))
-    return found if np.bincount(found).max(initial=0) <= len(pairs) / 2 else np.arange(len(pairs))
-
-
-def _asked(pairs: Sequence[Pair], group: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """(the queries of each group as one text, how many those are): at most `ASKED`, the first ones."""
-    found: list[list[str]] = [[] for _ in range(int(group.max(initial=-1)) + 1)]
-    for number, pair in zip(group.tolist(), pairs, strict=True):
-        if len(found[number]) < ASKED:
-            found[number].append(pair.query)
-    return ["\n".join(texts) for texts in found], np.array([len(texts) for texts in found])
-
-
-def _vectors(material: Material, rows: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """(the mean row of the queries of each pair's group, the row of its positive), both unit length; None without a model.
-
-    Where groups are large enough to tell what varies inside them from what sets them apart, what varies inside counts for less (`_whiten`).
-    """
-    if material.encoder is None:
-        return None
-    queries, documents = material.query_rows[material.queries.number[rows]], material.document_rows[material.positives[rows]]
-    sizes = np.bincount(group)
-    sums = np.zeros((len(sizes), queries.shape[1]), np.float32)
-    np.add.at(sums, group, queries)
-    asked = (sums / sizes[:, None])[group]
-    freedom = len(queries) - len(sizes)
-    if freedom >= 2 * queries.shape[1]:
-        turn = _whiten(queries - asked, freedom)
-        asked, documents = (asked - asked.mean(axis=0)) @ turn, (documents - documents.mean(axis=0)) @ turn
-    return _unit(asked), _unit(documents)
-
-
-def _whiten(inside: Float[np.ndarray, "q d"], freedom: int) -> Float[np.ndarray, "d d"]:
-    """The map under which queries vary alike in all directions inside their groups, by their deviations from their groups' means.
-
-    Within-class covariance normalization (Hatch, Kajarekar and Stolcke 2006), shrunk a little towards equal variances. It is learned from queries alone: no positive, right or wrong, has a part in it.
-    """
-    values, axes = np.linalg.eigh(inside.T.astype(np.float64) @ inside / freedom)
-    return (axes / np.sqrt((1 - SHRUNK) * values + SHRUNK * values.mean() + 1e-12)).astype(np.float32)
-
-
-def _unit(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-
-
-def _standard(table: np.ndarray, mine: np.ndarray, itself: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both less the row's mean, in units of its spread, over others alone."""
-    others = np.where(itself, np.nan, table)
-    middle = np.nanmean(others, axis=1)
-    spread = np.nanstd(others, axis=1) + 1e-6
-    return (table - middle[:, None]) / spread[:, None], (mine - middle) / spread
+    """(rows, the share of other positives that are nearer to the row's query than its own, ties half): 0 is first, uniform is chance. See `Nearness`."""
+    near = Nearness(material)
+    told, ranks = near.percentiles()
+    return near.rows[told], ranks
 
 
 def by_controls(
@@ -247,17 +132,21 @@ def estimate(ranks: Float[np.ndarray, " m"]) -> Mismatched:
 
 def check_matching(material: Material) -> list[Finding]:
     """`mismatched_positives`, estimated."""
-    if len(_judged(material)) < LEAST or len(np.unique(material.positives)) < LEAST:
+    if len(judged(material)) < LEAST or len(np.unique(material.positives)) < LEAST:
         return []
     if material.has_pictures and material.encoder is None:
         return []
-    rows, ranks = percentiles(material)
-    if len(rows) < LEAST:
+    near = Nearness(material)
+    told, ranks = near.percentiles()
+    if len(told) < LEAST:
         return []
-    share, low, high, taken = estimate(ranks)
+    moved = exchanged(near, told, ranks)
+    share, low, high, taken = beside(estimate(ranks), moved, len(told))
     # where more had to be taken off than is left, the similarity does not know these texts well enough to accuse anyone; words alone know least
     doubt = taken if material.encoder is not None else 2 * taken
     severity = "info" if share < doubt else severity_of(low, FLOOR, MANY)
+    if moved.is_proof and severity == "info":  # however few: what put these in the wrong rows may have done more
+        severity = "warning"
     by = (
         material.model_name
         if material.has_pictures
@@ -265,7 +154,6 @@ def check_matching(material: Material) -> list[Finding]:
         if material.encoder is not None
         else "BM25 alone"
     )
-    worst = rows[np.argsort(-ranks, kind="stable")]
     look = "" if material.encoder is not None else " A model tells more: add --model static."
     if severity == "info":
         what = f"no proof of shuffled positives: by {by}, {share:.1%} [{low:.1%}, {high:.1%}] are no nearer to their query than a random one."
@@ -273,6 +161,12 @@ def check_matching(material: Material) -> list[Finding]:
     else:
         what = f"about {share:.1%} [{low:.1%}, {high:.1%}] of the positives are no nearer to their query than a random one, by {by}."
         remedy = f"Look at the examples: were rows sorted or joined apart from each other? Join them again by their key.{look}"
+        if moved.is_proof:
+            what += (
+                f" Of {len(moved.pairs):,} of these queries the right one may be the positive of another such row "
+                f"(chance would find {moved.by_chance:.1f}): they were exchanged."
+            )
+    worst = near.rows[told[np.argsort(-ranks, kind="stable")]]
     return [
         Finding(
             "mismatched_positives",
@@ -285,6 +179,25 @@ def check_matching(material: Material) -> list[Finding]:
             remedy,
             low,
             high,
-            material.show(worst.tolist()) if severity != "info" else (),
+            () if severity == "info" else show_exchanged(near, moved) if moved.is_proof else material.show(worst.tolist()),
         )
     ]
+
+
+def beside(told: Mismatched, moved: Exchanged, count: int) -> Mismatched:
+    """The estimate, and no less than what is known to have been exchanged among so many pairs."""
+    low = max(told.low, moved.at_least() / count)
+    share = max(told.share, low, moved.about() / count)
+    return Mismatched(share, low, max(told.high, share), told.taken)
+
+
+def show_exchanged(near: Nearness, moved: Exchanged) -> tuple[Evidence, ...]:
+    """The first few pairs, and where what their queries may have lost is now."""
+    material = near.material
+    found: list[Evidence] = []
+    for first, second in zip(moved.pairs[:EXAMPLES], moved.holders[:EXAMPLES], strict=True):
+        row, holder = int(near.rows[first]), int(near.rows[second])
+        pair, nearer = material.pairs[row], material.pairs[holder].positive
+        text = f"{shorten(pair.query, 60)} -> {shorten(pair.positive, 60)}; nearer is that of {material.where[holder]}: {shorten(nearer, 60)}"
+        found.append(Evidence(material.where[row], text))
+    return tuple(found)
