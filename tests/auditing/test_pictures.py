@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from nearfar.auditing import audit, material_of
+from nearfar.auditing.controls import by_controls, rank_again, worst
 from nearfar.auditing.fixing import fix
-from nearfar.auditing.matching import by_controls, check_matching, estimate, percentiles, worst
+from nearfar.auditing.matching import check_matching, estimate, percentiles
 from nearfar.data.pairs import read_pairs
 from nearfar.errors import BadInput
 from nearfar.types import Pair, Picture
@@ -131,6 +132,28 @@ def test_where_even_controls_are_known_by_heart_nothing_is_known():
     assert (told.low, told.high) == (0.0, 1.0)
     with pytest.raises(BadInput, match="too few"):
         by_controls(material_of(pairs[:50]), lambda spoiled: Seer(0.1))
+
+
+def test_models_that_did_not_learn_from_the_worst_pairs_tell_the_rest():
+    pairs, wrong = captioned(3_000, 0.3, seed=2)
+    given = []
+
+    def fit(these):
+        given.append(these)
+        return Seer(1.0, known=these)  # knows by heart whatever it is given
+
+    # ranks that know half of what is wrong
+    rows, ranks = np.arange(3_000), np.random.default_rng(0).random(3_000) / 2
+    ranks[wrong[::2]] += 0.5
+    again, found = rank_again(material_of(pairs), fit, rows, ranks, len(wrong[::2]) / 3_000, runs=2)
+    gone = set(wrong[::2].tolist())
+    assert [len(these) for these in given] == [3_000 - len(gone)] * 2
+    assert given[0] == [pair for row, pair in enumerate(pairs) if row not in gone]
+    assert np.array_equal(again, rows)
+    assert found[wrong[::2]].mean() == pytest.approx(0.5, abs=0.05)  # strangers to who did not learn them
+    assert found[wrong[1::2]].mean() < 0.05
+    alone = rank_again(material_of(pairs), fit, rows, ranks, len(wrong[::2]) / 3_000, runs=1)[1]
+    assert np.allclose(found, alone)
 
 
 def test_without_a_model_no_word_of_a_pictures_name_accuses_anyone():

@@ -7,13 +7,11 @@ null hypotheses from large p-values. Where that density is the same from the fir
 falls: measured on real sets (`docs/audit.md`) the last quarter holds about a third of what the quarter before the middle has more than it, which is taken off.
 The interval reaches from what is left, less its sampling error, to the density itself, more its own: both ends are honest about what cannot be known.
 A few strangers among thousands drown in the sampling error of what ranks low by itself; but a shuffle can be told by what it did to both rows (`exchanged`).
-With pictures words tell nothing: ranks are by the model alone, which must not have been trained on these pairs (it would know them by heart), or beside pairs mismatched on purpose (`by_controls`).
+With pictures words tell nothing: ranks are by the model alone, which must not have been trained on these pairs (it would know them by heart), or beside pairs mismatched on purpose (`controls.by_controls`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -23,15 +21,10 @@ from nearfar.auditing.exchanged import Exchanged, exchanged
 from nearfar.auditing.material import EXAMPLES, Material, severity_of
 from nearfar.auditing.nearness import Nearness, judged
 from nearfar.data.text import shorten
-from nearfar.errors import BadInput
 from nearfar.metrics import share_interval
 from nearfar.metrics.shares import Z
-from nearfar.types import Encoder, Evidence, Finding, Pair
+from nearfar.types import Evidence, Finding
 
-CONTROLS, ENOUGH = 0.1, 20
-"""The share of pairs that are mismatched on purpose, and the fewest of them that must still rank low."""
-LATER = 1 / 3
-"""Of pairs that belong together and rank in the last half, those in its second half."""
 LEAST = 200
 """Fewer pairs than this give an interval that says nothing."""
 DECAY = 1 / 3
@@ -45,63 +38,6 @@ def percentiles(material: Material) -> tuple[np.ndarray, Float[np.ndarray, " m"]
     near = Nearness(material)
     told, ranks = near.percentiles()
     return near.rows[told], ranks
-
-
-def by_controls(
-    material: Material, fit: Callable[[Sequence[Pair]], Encoder], *, runs: int = 3, share: float = CONTROLS
-) -> tuple[np.ndarray, Float[np.ndarray, " m"], Mismatched]:
-    """(rows, their percentiles, what that says of mismatched pairs) by models trained on these very pairs, of which a known share was mismatched on purpose.
-
-    `fit` trains an encoder on the pairs it is given; briefly: a model that knows all by heart tells nothing. Each of `runs` times the positives of another `share` of the pairs are exchanged. Those controls
-    are learned as any mismatched pair is, so a rank that only a share of them reaches is reached by that share of the mismatched (after Pleiss 2020, arXiv 2001.10528, "threshold samples"). Ranks are means over the runs
-    in which a pair was no control: let `fit` draw by another seed each time, and what one model is unsure of is averaged away. Raises `BadInput` for fewer than `LEAST` pairs.
-    """
-    count = len(material)
-    if count < LEAST:
-        raise BadInput(f"{material.name}: {count} pairs are too few to be compared with controls. Give {LEAST} or more.")
-    rng = np.random.default_rng(material.seed)
-    order, size = rng.permutation(count), max(1, round(share * count))
-    total, times = np.zeros(count), np.zeros(count)
-    mine: list[np.ndarray] = []
-    planted: list[np.ndarray] = []
-    for run in range(runs):
-        chosen = order[np.arange(run * size, (run + 1) * size) % count]
-        given = rng.permutation(chosen)
-        moved = material.positives[given] != material.positives[chosen]
-        pairs = list(material.pairs)
-        for row, other in zip(chosen[moved].tolist(), given[moved].tolist(), strict=True):
-            pairs[row] = replace(pairs[row], positive=material.pairs[other].positive)
-        rows, ranks = percentiles(replace(material, pairs=pairs, encoder=fit(pairs), refused=()))
-        is_control = np.isin(rows, chosen)
-        planted.append(ranks[np.isin(rows, chosen[moved])])
-        mine.append(ranks[~is_control])
-        total[rows[~is_control]] += ranks[~is_control]
-        times[rows[~is_control]] += 1
-    told = beside_controls(np.concatenate(mine), np.concatenate(planted), runs)
-    rows = np.flatnonzero(times)
-    return rows, total[rows] / times[rows], told
-
-
-def beside_controls(ranks: Float[np.ndarray, " m"], controls: Float[np.ndarray, " c"], runs: int = 1) -> Mismatched:
-    """The share of mismatched pairs, from percentiles of pairs [m] and of controls [c], both pooled over so many runs on the same pairs.
-
-    The share of pairs in the last quarter is that of controls there times the share of mismatched pairs, and some that belong together and were not learned yet. Of those there are about a third as many as in the
-    last half (`docs/images.md`), which is taken off; the interval is as that of `estimate`. Where fewer than `ENOUGH` controls are left there nothing is known: [0, 1].
-    """
-    last, half = (int((controls > bar).sum()) for bar in (0.75, 0.5))
-    if last < ENOUGH:
-        return Mismatched(0.0, 0.0, 1.0, taken=0.0)
-    first, second = (float((ranks > bar).mean()) / (found / len(controls)) for bar, found in ((0.75, last), (0.5, half)))
-    taken = max(0.0, second - first) * LATER / (1 - LATER)
-    share = min(1.0, max(0.0, first - taken))
-    # the runs are on the same pairs: their ranks count once
-    spread = Z * first * np.sqrt(runs / max(1, int((ranks > 0.75).sum())) + 1 / last)
-    return Mismatched(share, float(max(0.0, share - spread)), float(min(1.0, first + spread)), taken)
-
-
-def worst(rows: np.ndarray, ranks: Float[np.ndarray, " m"], share: float) -> np.ndarray:
-    """The share of these rows that rank lowest, ascending: what to leave out of pairs of which so many are mismatched. Some of them are not."""
-    return np.sort(rows[np.argsort(-ranks, kind="stable")[: round(share * len(rows))]])
 
 
 class Mismatched(NamedTuple):
