@@ -3,7 +3,7 @@
     python benchmarks/image_noise.py [--shares 0.2 0.4] [--encoder clip:small-image:32+static] [--pairs N] [--set NAME=VALUE ...] [--seed 0] [--seeds 3] [--json OUT]
 
 OpenMoji's and Tabler's pictures with their names (`nearfar demo images`), the concepts that judge held out. Of the pairs that train, the pictures of a share are exchanged among each other. They
-are ranked by models trained on them briefly, of which another tenth was exchanged on purpose; the share is estimated from both, and the pairs are ranked again by models trained without so many of the lowest. These are left out then.
+are ranked by models trained on them briefly, of which another tenth was exchanged on purpose; the share is estimated from both, and the pairs are ranked again by models that did not learn from so many of the lowest (`rank_again`). These are left out then.
 Models are trained on all, on what is left, and on pairs without a fault, each by three seeds; none takes more steps than the others: of fewer pairs it sees each more often. Recall@10 is text to picture on the held-out concepts. Ends with exit 1
 where an estimate is more than 5 points off, or less than half of the lost recall comes back.
 """
@@ -32,8 +32,8 @@ from nearfar.files import cache_folder
 from nearfar.training import parse_settings, train
 from nearfar.types import Encoder, Pair, Task
 
-BRIEF, TELLING, AGAIN = 4, 3, 4
-"""Epochs of the models that tell, how many tell the share, and how many the pairs, each by another seed: what each is unsure of is averaged away."""
+BRIEF, TELLING = 4, 3
+"""Epochs of all pairs that the models take which tell, and how many of them tell the share, each by another seed: what each is unsure of is averaged away."""
 APART, BACK = 0.05, 0.5
 """The most that an estimate may be off, and the least share of the lost recall that must come back."""
 
@@ -71,7 +71,7 @@ class Runs:
     def fit_briefly(self, pairs: Sequence[Pair]) -> Encoder:
         """A model of these pairs that does not know them by heart yet, and asks no judge; the next by another seed."""
         self.asked += 1
-        return self._fit(pairs, self.seed + self.asked, f"epochs={BRIEF}", "evaluation.judge=0")
+        return self._fit(pairs, self.seed + self.asked, f"epochs={int(BRIEF * self.count / len(pairs))}", "evaluation.judge=0")
 
     def _fit(self, pairs: Sequence[Pair], seed: int, *more: str, dev: Task | None = None, task: Task | None = None) -> Encoder:
         with tempfile.TemporaryDirectory() as folder:
@@ -95,7 +95,7 @@ def judge(runs: Runs, pairs: Sequence[Pair], share: float, clean: list[float]) -
     spoiled, wrong = shuffle(pairs, share, runs.seed)
     material = material_of(spoiled, seed=runs.seed)
     rows, ranks, told = by_controls(material, runs.fit_briefly, runs=TELLING)
-    rows, ranks = rank_again(material, runs.fit_briefly, rows, ranks, told.share, runs=AGAIN)
+    rows, ranks = rank_again(material, runs.fit_briefly, rows, ranks, told.share)
     gone = set(worst(rows, ranks, told.share).tolist())
     noisy = runs.recall(spoiled)
     cleaned = runs.recall([pair for row, pair in enumerate(spoiled) if row not in gone])

@@ -139,21 +139,28 @@ def test_models_that_did_not_learn_from_the_worst_pairs_tell_the_rest():
     given = []
 
     def fit(these):
-        given.append(these)
-        return Seer(1.0, known=these)  # knows by heart whatever it is given
+        given.append({(p.query, p.positive) for p in these})
+        return Seer(1.0, known=these)  # knows by heart whatever it is given, and sees what the rest is
 
-    # ranks that know half of what is wrong
+    # ranks that know two thirds of what is wrong
     rows, ranks = np.arange(3_000), np.random.default_rng(0).random(3_000) / 2
-    ranks[wrong[::2]] += 0.5
-    again, found = rank_again(material_of(pairs), fit, rows, ranks, len(wrong[::2]) / 3_000, runs=2)
-    gone = set(wrong[::2].tolist())
-    assert [len(these) for these in given] == [3_000 - len(gone)] * 2
-    assert given[0] == [pair for row, pair in enumerate(pairs) if row not in gone]
+    ranks[wrong[: 2 * len(wrong) // 3]] += 0.5
+    share = len(wrong) / 3_000
+    before = set(worst(rows, ranks, share).tolist())
+    again, found = rank_again(material_of(pairs), fit, rows, ranks, share, rounds=2, folds=3)
     assert np.array_equal(again, rows)
-    assert found[wrong[::2]].mean() == pytest.approx(0.5, abs=0.05)  # strangers to who did not learn them
-    assert found[wrong[1::2]].mean() < 0.05
-    alone = rank_again(material_of(pairs), fit, rows, ranks, len(wrong[::2]) / 3_000, runs=1)[1]
-    assert np.allclose(found, alone)
+    keys = [(p.query, p.positive) for p in pairs]
+    assert len(given) == 6
+    for models in (given[:3], given[3:]):
+        # of each round's models one did not see each pair that was left, and none what was left out
+        times = np.array([sum(key in model for model in models) for key in keys])
+        assert set(times.tolist()) == {0, 2}
+        assert (times == 0).sum() == round(share * 3_000)
+    assert {row for row, key in enumerate(keys) if not any(key in model for model in given[:3])} == before
+    # what the first ranks did not know, those who did not see it told
+    right = set(wrong.tolist())
+    assert len(before & right) < 0.8 * len(wrong)
+    assert len(set(worst(again, found, share).tolist()) & right) > 0.95 * len(wrong)
 
 
 def test_without_a_model_no_word_of_a_pictures_name_accuses_anyone():
