@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nearfar.auditing import material_of
+from nearfar.auditing import audit, material_of
 from nearfar.auditing.exchanged import FEWEST, UNLIKELY, Exchanged, _poisson_from, exchanged
 from nearfar.auditing.matching import check_matching, estimate
 from nearfar.auditing.nearness import Nearness
@@ -63,7 +63,7 @@ def test_one_in_a_hundred_is_named_among_pairs_that_rank_low_by_themselves():
     assert finding.high is not None
     assert finding.low <= truth <= finding.high
     assert finding.low >= alone.low
-    assert "exchanged" in finding.what
+    assert "exchanged with each other" in finding.what
     assert "nearer is that of" in finding.examples[0].text
 
 
@@ -120,3 +120,75 @@ def test_one_in_a_hundred_of_real_pairs_is_named_by_words_alone(seed):
     assert finding.high is not None
     # three or four in a thousand of these answers are no nearer than a random one by themselves
     assert finding.low - 0.004 <= truth <= finding.high
+
+
+def intents(count, seed):
+    """Pairs of one intent that rank low among others: each text says two of its intent's four words, the pair's two texts none in common."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        intent = int(rng.integers(40))
+        words = rng.permutation([f"word{intent}x{number}" for number in range(4)])
+        texts = [" ".join([*part, *(f"common{n}" for n in rng.integers(60, size=4))]) for part in (words[:2], words[2:])]
+        found.append(Pair(*texts))
+    return found
+
+
+def test_rows_of_a_topic_of_their_own_that_rank_low_were_not_exchanged():
+    """Found in clean files of two sources: a pair's texts share no word, but other pairs of its intent hold what it asks for, and rank low as well."""
+    pairs = [*faults.clean_pairs(2_000), *intents(300, seed=0)]
+    near = Nearness(material_of(pairs))
+    told, ranks = near.percentiles()
+    assert (ranks > 0.1).sum() > 50
+    assert not exchanged(near, told, ranks).is_proof
+
+
+def test_where_every_pair_that_tells_ranks_low_nothing_breaks():
+    pairs = [Pair(f"x{i}" + " App" * (i < 200), f"y{i}" + " App" * (i >= 900)) for i in range(1_000)]
+    assert check_matching(material_of(pairs)) == []
+    near = Nearness(material_of(pairs))
+    assert not exchanged(near, *near.percentiles()).is_proof
+
+
+@pytest.mark.filterwarnings("error")
+def test_judged_rows_of_one_positive_say_nothing():
+    rng = np.random.default_rng(0)
+    pairs = [Pair(faults.invented(rng), faults.invented(rng), score=0.0) for _ in range(300)]
+    pairs += [Pair(faults.invented(rng), "the one answer", score=1.0) for _ in range(300)]
+    assert check_matching(material_of(pairs)) == []
+    assert any("distinct positives" in line for line in audit(pairs).left_out)
+    near = Nearness(material_of(pairs))
+    near.percentiles()
+
+
+def test_all_positives_of_one_query_are_no_rivals():
+    rng = np.random.default_rng(0)
+    pairs = [Pair("gizmo manual", f"manual of gizmo {faults.invented(rng)}") for _ in range(300)]
+    (finding,) = check_matching(material_of(pairs))
+    assert (finding.severity, finding.share) == ("info", 0.0)
+
+
+def test_where_most_pairs_share_no_word_words_accuse_nobody():
+    rng = np.random.default_rng(0)
+    pairs = [
+        Pair(f"{faults.invented(rng)} {faults.invented(rng)}", f"{faults.invented(rng)} {faults.invented(rng)}")
+        for _ in range(900)
+    ]
+    pairs[:100] = [Pair(f"{p.query} same{i % 9}", f"{p.positive} same{i % 7}") for i, p in enumerate(pairs[:100])]
+    assert check_matching(material_of(pairs)) == []
+
+
+def test_scores_need_no_table_of_the_whole_vocabulary():
+    """A vocabulary of a hundred words a text, none of them asked for twice: numbers for the asked terms alone."""
+    import tracemalloc
+
+    from nearfar.auditing.words import Terms
+
+    documents = [" ".join(f"w{row}x{n}" for n in range(100)) for row in range(3_000)]
+    words = Terms([text.split()[0] for text in documents[:50]], documents)
+    tracemalloc.start()
+    table = words.against(np.arange(50), np.arange(3_000))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert ((table > 0) == np.eye(50, 3_000, dtype=bool)).all()
+    assert peak < 60e6  # the whole table would take 3.6 GB

@@ -160,7 +160,7 @@ def test_models_that_did_not_learn_from_the_worst_pairs_tell_the_rest():
     # what the first ranks did not know, those who did not see it told
     right = set(wrong.tolist())
     assert len(before & right) < 0.8 * len(wrong)
-    assert len(set(worst(again, found, share).tolist()) & right) > 0.95 * len(wrong)
+    assert len(set(worst(again, found, share).tolist()) & right) > 0.85 * len(wrong)
 
 
 def test_without_a_model_no_word_of_a_pictures_name_accuses_anyone():

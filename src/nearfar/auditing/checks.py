@@ -131,7 +131,7 @@ def _looked_at(material: Material) -> str:
 
 
 def _left_out(material: Material) -> list[str]:
-    from nearfar.auditing.matching import LEAST as PAIRS_NEEDED
+    from nearfar.auditing.matching import why_not
 
     found: list[str] = []
     again = material.command()
@@ -149,6 +149,6 @@ def _left_out(material: Material) -> list[str]:
         found.append("hard negatives: the file has none")
     if all(pair.score is None for pair in material.pairs):
         found.append("scores: the file has none")
-    if len(material) < PAIRS_NEEDED:
-        found.append(f"mismatched positives: fewer than {PAIRS_NEEDED} pairs give no estimate")
+    if not (material.has_pictures and material.encoder is None) and (why := why_not(material)):
+        found.append(f"mismatched positives: {why}")
     return found

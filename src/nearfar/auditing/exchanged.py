@@ -30,6 +30,8 @@ UNLIKELY = 5e-4
 """So often, at most, does chance find as many: then they are proof."""
 FEWEST, TIMES = 3, 2.0
 """Fewer are no proof, nor are fewer than so many times what chance finds: pairs that rank low can have a topic in common."""
+RELATED = 0.03
+"""Texts that fewer others than this share are nearer to are of one topic."""
 _ROWS = 256
 
 
@@ -76,7 +78,7 @@ def _beyond(near: Nearness, told: np.ndarray, ranks: Float[np.ndarray, " m"], ba
     is_strange = np.ones(len(texts), bool)
     is_strange[number[np.setdiff1d(np.arange(len(near)), low)]] = False
     strange, others = np.flatnonzero(is_strange), np.flatnonzero(~is_strange)
-    if len(low) < 2 or len(low) > MOST * len(near) or not 0 < len(strange) <= len(others):
+    if len(low) < 2 or len(low) > MOST * len(told) or not 0 < len(strange) <= len(others):
         return NONE
     rng = np.random.default_rng(near.material.seed)
     nearest = _how_many(near, rng.permutation(told[ranks <= bar])[:ASKED], first, len(strange))
@@ -98,19 +100,36 @@ def _beyond(near: Nearness, told: np.ndarray, ranks: Float[np.ndarray, " m"], ba
         how_near_it[is_nearer] = table[mine, np.arange(len(texts))][is_nearer]
     hits = is_near & (nearest_query[best] == np.arange(len(low)))
     order = np.flatnonzero(hits[0])[np.argsort(-how_near[0, hits[0]], kind="stable")]
-    return Exchanged(low[order], first[best[0, order]], float(hits[1:].sum()) / DRAWS, bar)
+    pairs, holders = low[order], first[best[0, order]]
+    apart = _strangers(near, pairs, holders)
+    return Exchanged(pairs[apart], holders[apart], float(hits[1:].sum()) / DRAWS, bar)
+
+
+def _strangers(near: Nearness, pairs: np.ndarray, holders: np.ndarray) -> np.ndarray:
+    """Which of these rows have nothing else in common: neither their queries nor their positives are near each other, nor the holder's query the pair's positive.
+
+    Rows of one topic whose texts share few words stand as near to each other's positives as to their own, and were not exchanged.
+    """
+    apart = (near.alike(pairs, holders, "query") > RELATED) & (near.alike(pairs, holders, "positive") > RELATED)
+    for start in range(0, len(pairs), _ROWS):
+        block = slice(start, start + _ROWS)
+        back = near.near(holders[block], pairs[block])
+        rows = np.arange(len(back.own))
+        its, others = back.others[rows, rows], near.near(holders[block]).others
+        apart[block] &= (others > its[:, None]).mean(axis=1) + (others == its[:, None]).mean(axis=1) / 2 > RELATED
+    return apart
 
 
 def _foreign(near: Nearness, part: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How near queries are to their own positives, and to the positives of the pairs `columns`: those that the file names for the query are at minus infinity."""
     scores = near.near(part, columns)
-    return scores.own, np.where(scores.itself | near.knows(part, columns), -np.inf, scores.others)
+    return scores.own, np.where(scores.itself, -np.inf, scores.others)
 
 
 def _how_many(near: Nearness, well: np.ndarray, columns: np.ndarray, strange: int) -> int:
     """Among how many nearest positives to look: where pairs that rank well find most of their own, as against what chance finds there.
 
-    As if a quarter of the pairs that rank low were exchanged: more would want more of them, fewer would want less chance.
+    As if one in ten of the pairs that rank low were exchanged: were it more, proof would be easy.
     """
     places: list[np.ndarray] = []
     for start in range(0, len(well), _ROWS):
@@ -118,7 +137,7 @@ def _how_many(near: Nearness, well: np.ndarray, columns: np.ndarray, strange: in
         places.append((table > own[:, None]).sum(axis=1))
     found = np.cumsum(np.bincount(np.concatenate(places), minlength=NEAREST)[:NEAREST]) / len(well)
     by_chance = np.minimum(1, np.arange(1, NEAREST + 1) * strange / len(columns))
-    return 1 + int(np.argmax(found / np.sqrt(found / 4 + by_chance)))
+    return 1 + int(np.argmax(found / np.sqrt(found / 10 + by_chance)))
 
 
 def _poisson_from(count: int, mean: float) -> float:

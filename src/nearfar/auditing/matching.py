@@ -29,6 +29,10 @@ LEAST = 200
 """Fewer pairs than this give an interval that says nothing."""
 DECAY = 1 / 3
 """The density of pairs that belong together in the last quarter, of what the second quarter has more than it."""
+TELL = 0.5
+"""The share of pairs that must share words with some positive, for words to tell who belongs to whom."""
+WHOLE = 0.9
+"""From this share on no pair shows that the model could tell."""
 FLOOR, MANY = 0.003, 0.1
 """Lower bounds from which it is a warning, and critical."""
 
@@ -41,12 +45,13 @@ def percentiles(material: Material) -> tuple[np.ndarray, Float[np.ndarray, " m"]
 
 
 class Mismatched(NamedTuple):
-    """The estimated share of mismatched pairs, its interval, and what was taken off for pairs that belong together and rank low."""
+    """The estimated share of mismatched pairs, its interval, what was taken off for pairs that belong together and rank low, and whether none seemed to: all ranks beyond the first are as flat as chance."""
 
     share: float
     low: float
     high: float
     taken: float
+    is_flat: bool = False
 
 
 def estimate(ranks: Float[np.ndarray, " m"]) -> Mismatched:
@@ -56,7 +61,7 @@ def estimate(ranks: Float[np.ndarray, " m"]) -> Mismatched:
     if early <= later / 5 + np.sqrt(early + later / 25):
         # as flat as chance already from the first tenth on: no pair that belongs together ranks low, and all ranks beyond count
         flat = share_interval(early + later, n)
-        return Mismatched(*(min(1.0, part / 0.9) for part in flat), taken=0.0)
+        return Mismatched(*(min(1.0, part / 0.9) for part in flat), taken=0.0, is_flat=True)
     last, second = int((ranks > 0.75).sum()), int(((ranks > 0.25) & (ranks <= 0.5)).sum())
     top = share_interval(last, n)
     decay = DECAY if second > last else 0.0
@@ -66,21 +71,34 @@ def estimate(ranks: Float[np.ndarray, " m"]) -> Mismatched:
     return Mismatched(share, float(max(0.0, share - Z * spread)), float(min(1.0, 4 * top.high)), taken)
 
 
+def why_not(material: Material) -> str:
+    """Why nothing can be said of mismatched positives before anything is compared; empty where something can."""
+    rows = judged(material)
+    if material.has_pictures and material.encoder is None:
+        return "words say nothing of pictures"
+    if len(rows) < LEAST:
+        return f"fewer than {LEAST} pairs give no estimate"
+    if len(np.unique(material.positives[rows])) < LEAST:
+        return f"fewer than {LEAST} distinct positives give no estimate"
+    return ""
+
+
 def check_matching(material: Material) -> list[Finding]:
     """`mismatched_positives`, estimated."""
-    if len(judged(material)) < LEAST or len(np.unique(material.positives)) < LEAST:
-        return []
-    if material.has_pictures and material.encoder is None:
+    if why_not(material):
         return []
     near = Nearness(material)
     told, ranks = near.percentiles()
-    if len(told) < LEAST:
+    by_words = near.words_tell()
+    if len(told) < LEAST or (material.encoder is None and by_words < TELL):
         return []
     moved = exchanged(near, told, ranks)
-    share, low, high, taken = beside(estimate(ranks), moved, len(told))
+    share, low, high, taken, is_flat = beside(estimate(ranks), moved, len(told))
     # where more had to be taken off than is left, the similarity does not know these texts well enough to accuse anyone; words alone know least
     doubt = taken if material.encoder is not None else 2 * taken
-    severity = "info" if share < doubt else severity_of(low, FLOOR, MANY)
+    # where words say nothing of most pairs (another language, codes), a model that ranks pairs everywhere between first and chance, or all by chance, knows little of them, too
+    is_unsure = share < doubt or (by_words < TELL and (not is_flat or low > WHOLE))
+    severity = "info" if is_unsure else severity_of(low, FLOOR, MANY)
     if moved.is_proof and severity == "info":  # however few: what put these in the wrong rows may have done more
         severity = "warning"
     by = (
@@ -99,9 +117,10 @@ def check_matching(material: Material) -> list[Finding]:
         remedy = f"Look at the examples: were rows sorted or joined apart from each other? Join them again by their key.{look}"
         if moved.is_proof:
             what += (
-                f" Of {len(moved.pairs):,} of these queries the right one may be the positive of another such row "
-                f"(chance would find {moved.by_chance:.1f}): they were exchanged."
+                f" {len(moved.pairs):,} of these queries are nearest to a positive that stands just as lost in another row; by chance {moved.by_chance:.1f} would be. "
+                "So rows were exchanged with each other."
             )
+            remedy = f"The examples say where what a row lost is now. Join the two columns again by their key, or make the file again from where they were together.{look}"
     worst = near.rows[told[np.argsort(-ranks, kind="stable")]]
     return [
         Finding(
@@ -124,7 +143,7 @@ def beside(told: Mismatched, moved: Exchanged, count: int) -> Mismatched:
     """The estimate, and no less than what is known to have been exchanged among so many pairs."""
     low = max(told.low, moved.at_least() / count)
     share = max(told.share, low, moved.about() / count)
-    return Mismatched(share, low, max(told.high, share), told.taken)
+    return told._replace(share=share, low=low, high=max(told.high, share))
 
 
 def show_exchanged(near: Nearness, moved: Exchanged) -> tuple[Evidence, ...]:

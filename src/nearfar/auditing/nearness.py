@@ -101,18 +101,44 @@ class Nearness:
                 told[part] = self._shares_a_word(part)
         return np.flatnonzero(told), found[told]
 
-    def knows(self, part: np.ndarray, columns: np.ndarray) -> Bool[np.ndarray, "r c"]:
-        """Whether the file names the positives of the pairs `columns` [c] for the queries of the pairs `part` [r], there or in another pair."""
-        queries, documents = self.material.queries.number[self.rows[part]], self.documents[columns]
-        return np.array([np.isin(documents, self._known[query]) for query in queries.tolist()]).reshape(len(part), len(columns))
-
     @cached_property
-    def _known(self) -> dict[int, np.ndarray]:
+    def _known(self) -> dict[int, set[int]]:
         """The document numbers that the file names for each query number."""
-        found: dict[int, list[int]] = {}
+        found: dict[int, set[int]] = {}
         for query, document in zip(self.material.queries.number.tolist(), self.material.positives.tolist(), strict=True):
-            found.setdefault(query, []).append(document)
-        return {query: np.array(documents) for query, documents in found.items()}
+            found.setdefault(query, set()).add(document)
+        return found
+
+    def alike(self, one: np.ndarray, other: np.ndarray, side: str) -> Float[np.ndarray, " e"]:
+        """Of pairs [e] and [e], the share of the reference that is nearer to the first's "query" or "positive" than the other's is: 0 is nearest, ½ chance."""
+        if not len(one):
+            return np.zeros(0)
+        columns = np.concatenate([other, self.reference])
+        total, its = np.zeros((len(one), len(self.reference))), np.zeros(len(one))
+        tables: list[np.ndarray] = []
+        if self._words is not None:
+            texts = [
+                getattr(self.material.pairs[self.rows[number]], side) for number in np.concatenate([one, columns]).tolist()
+            ]
+            words = Terms(texts[: len(one)], texts[len(one) :])
+            tables.append(words.against(np.arange(len(one)), np.arange(len(columns))))
+        if self._vectors is not None:
+            numbers = self.material.queries.number if side == "query" else self.material.positives
+            held = self.material.query_rows if side == "query" else self.material.document_rows
+            vectors = _unit(held[numbers[self.rows[np.concatenate([one, columns])]]])
+            tables.append(vectors[: len(one)] @ vectors[len(one) :].T)
+        for table in tables:
+            others = table[:, len(other) :]
+            spread = others.std(axis=1) + 1e-6
+            total += others / spread[:, None]
+            its += table[np.arange(len(one)), np.arange(len(one))] / spread
+        return (total > its[:, None] + _TIE).mean(axis=1) + (np.abs(total - its[:, None]) <= _TIE).mean(axis=1) / 2
+
+    def words_tell(self) -> float:
+        """The share of pairs, of 2,000 at most, whose query shares a word with its own positive or with one of the reference; 1 with pictures, which have none."""
+        if self._words is None or not len(self):
+            return 1.0
+        return float(self._shares_a_word(np.unique(np.linspace(0, len(self) - 1, ROWS).astype(np.int64))).mean())
 
     def _shares_a_word(self, part: np.ndarray) -> np.ndarray:
         assert self._words is not None
@@ -121,9 +147,15 @@ class Nearness:
 
     def _scores(self, part: np.ndarray, columns: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
         """(own, others) by words and by the model, where these are, each less the documents' means; which others are none."""
-        # one's own document among the others is no other, nor is what the file says is of one thing with it
+        # one's own document among the others is no other, nor is what the file names for the same query or says is of one thing with it
         itself = self.documents[part][:, None] == self.documents[columns][None, :]
         itself |= self._group[part][:, None] == self._group[columns][None, :]
+        places: dict[int, list[int]] = {}
+        for column, document in enumerate(self.documents[columns].tolist()):
+            places.setdefault(document, []).append(column)
+        for row, query in enumerate(self.material.queries.number[self.rows[part]].tolist()):
+            if len(known := self._known[query]) > 1:
+                itself[row, [column for document in known for column in places.get(document, ())]] = True
         own: list[np.ndarray] = []
         others: list[np.ndarray] = []
         if self._words is not None and self._word_means is not None:
@@ -160,7 +192,7 @@ def _groups(pairs: Sequence[Pair]) -> np.ndarray:
     found = np.array([names.setdefault(p.group, len(names)) if p.group is not None else -1 for p in pairs], np.int64)
     alone = found < 0
     found[alone] = len(names) + np.arange(int(alone.sum()))
-    return found if np.bincount(found).max(initial=0) <= len(pairs) / 2 else np.arange(len(pairs))
+    return found if np.bincount(found).max(initial=0) < len(pairs) / 2 else np.arange(len(pairs))
 
 
 def _asked(pairs: Sequence[Pair], group: np.ndarray) -> tuple[list[str], np.ndarray]:
@@ -205,6 +237,9 @@ def _unit(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
 
 
 def _scale(table: Float[np.ndarray, "r c"], itself: Bool[np.ndarray, "r c"]) -> tuple[np.ndarray, np.ndarray]:
-    """(mean, spread) of each row over others alone."""
-    others = np.where(itself, np.nan, table)
-    return np.nanmean(others, axis=1), np.nanstd(others, axis=1) + 1e-6
+    """(mean, spread) of each row over others alone; (0, 1) where there is none."""
+    count = (~itself).sum(axis=1)
+    others = np.where(itself, 0.0, table)
+    middle = others.sum(axis=1) / np.maximum(count, 1)
+    spread = np.sqrt(np.where(itself, 0.0, (table - middle[:, None]) ** 2).sum(axis=1) / np.maximum(count, 1))
+    return middle, np.where(count > 0, spread + 1e-6, 1.0)

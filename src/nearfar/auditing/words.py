@@ -46,15 +46,20 @@ class Terms:
 
     def against(self, rows: np.ndarray, documents: np.ndarray) -> Float[np.ndarray, "b r"]:
         """The score of each of these query numbers with each of these document numbers, float32."""
+        starts, stops = np.searchsorted(self._row, rows), np.searchsorted(self._row, rows, "right")
+        asked = [self._term[start:stop] for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
+        # only the terms that are asked for: a file's vocabulary can be as long as the file
+        line = np.full(self._count, -1)
+        terms = np.unique(np.concatenate(asked)) if asked else np.zeros(0, np.int64)
+        line[terms] = np.arange(len(terms))
         column = np.full(self.documents, -1)
         column[documents] = np.arange(len(documents))
-        chosen = column[self._doc] >= 0
-        table = np.zeros((self._count, len(documents)), np.float32)
-        table[self._doc_term[chosen], column[self._doc[chosen]]] = self._weights[chosen]
-        starts, stops = np.searchsorted(self._row, rows), np.searchsorted(self._row, rows, "right")
+        chosen = (column[self._doc] >= 0) & (line[self._doc_term] >= 0)
+        table = np.zeros((len(terms), len(documents)), np.float32)
+        table[line[self._doc_term[chosen]], column[self._doc[chosen]]] = self._weights[chosen]
         found = np.zeros((len(rows), len(documents)), np.float32)
-        for i, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
-            found[i] = table[self._term[start:stop]].sum(axis=0)
+        for i, one in enumerate(asked):
+            found[i] = table[line[one]].sum(axis=0)
         return found
 
     def means(self) -> Float[np.ndarray, " n"]:
