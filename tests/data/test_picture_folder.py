@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from nearfar.data.picture_folder import list_pictures, look_at
@@ -51,3 +53,23 @@ def test_the_progress_of_looking_ends_at_the_last_picture(folder):
     seen = []
     look_at(list_pictures(folder), 8, progress=lambda stage, done, total, **facts: seen.append((stage, done, total)))
     assert seen[-1] == ("decode pictures", 3, 3)
+
+
+def test_a_named_pipe_is_passed_over_and_a_dangling_link_is_named(folder):
+    os.mkfifo(folder / "pipe.png")
+    (folder / "link.png").symlink_to(folder / "nowhere.png")
+    pictures = list_pictures(folder)
+    assert list(pictures) == ["b.PNG", "deep/c.png", "deep/er/a.png", "link.png"]
+    assert [broken.picture for broken in look_at(pictures, 8).broken] == ["link.png"]
+
+
+def test_a_file_name_that_is_no_unicode_is_named_and_the_others_are_kept(folder):
+    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(png("blue"))
+    pictures = list_pictures(folder)
+    found = look_at(pictures, 8)
+    assert list(found.pictures) == ["b.PNG", "deep/c.png", "deep/er/a.png"]
+    (broken,) = found.broken
+    assert broken.picture == "caf\ufffd.png"
+    assert "not UTF-8. Give it another name" in broken.why
+    "".join([broken.picture, broken.why]).encode()  # can be printed
+    assert list(look_at(pictures, 8, only=list(pictures)).pictures) == list(found.pictures)

@@ -162,13 +162,16 @@ class Material:
         return f"nearfar audit {quote(self.name)}{columns}{task}"
 
     def fix(self) -> str:
-        """The command that writes the cleaned copy."""
+        """The command that writes the cleaned copy; of a folder or shard, which are not copied row by row, what to do instead."""
         from pathlib import Path
         from shlex import quote
 
         from nearfar.data.formats import SUFFIXES
 
         name = Path(self.name).name.lower()
+        if name.endswith(".tar") or Path(self.name).is_dir():
+            what = "write the shard again without them" if name.endswith(".tar") else "move them out of the folder"
+            return f"{what}, or list the others in a metadata.csv: a folder or shard is not copied row by row (--fix)"
         ending = next((known for known in SUFFIXES if name.endswith(known)), "".join(Path(self.name).suffixes[-1:]))
         return f"{self.command()} --fix {quote(self.copy or f'cleaned{ending}')}"
 

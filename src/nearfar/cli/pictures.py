@@ -139,7 +139,9 @@ def read_query_pictures(paths: Sequence[Path]) -> list[Picture]:
     """The pictures to search with. Raises `BadInput` naming one that is not there."""
     for path in paths:
         if not path.is_file():
-            raise BadInput(f"--image {path}: no such file. Give a picture to search with.")
+            raise BadInput(
+                f"--image {path}: {'this is no file' if path.exists() else 'no such file'}. Give a picture to search with."
+            )
     return [Picture(path) for path in paths]
 
 

@@ -161,7 +161,7 @@ def _of_path(where: str, column: str, text: str, base: Path) -> Picture:
         size = None
     if not size:
         raise NoPicture(
-            f"{where}: {text}: {'the file is empty' if size == 0 else f'no such file (looked in {base.absolute()})'}."
+            f"{where}: {text}: {'the file is empty' if size == 0 else 'this is a folder' if path.is_dir() else f'no such file (looked in {base.absolute()})'}."
         )
     return Picture(path)
 

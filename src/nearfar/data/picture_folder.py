@@ -30,7 +30,7 @@ class Readable(NamedTuple):
 def list_pictures(folder: Path | str) -> dict[str, Picture]:
     """Every picture below a folder by its path from there, in order of that path. Hidden files and folders (`.thumbnails`) are passed over.
 
-    The name of each is that path, so it says the same on every machine. Links to folders are not followed.
+    The name of each is that path, so it says the same on every machine; bytes in it that are no UTF-8 are shown as \ufffd. Links to folders are not followed, and what is no file (a named pipe) is none.
     Raises `BadInput` where there is no folder, or no picture in it.
     """
     root = Path(folder)
@@ -40,10 +40,23 @@ def list_pictures(folder: Path | str) -> dict[str, Picture]:
     for place, folders, files in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
         inside = Path(place).relative_to(root)
-        found += [(inside / name).as_posix() for name in files if not name.startswith(".") and is_picture_name(name)]
+        found += [
+            (inside / name).as_posix()
+            for name in files
+            if not name.startswith(".") and is_picture_name(name) and not _is_special(Path(place, name))
+        ]
     if not found:
         raise BadInput(f"{root}: there is no picture in it (endings: {', '.join(ENDINGS)}). Check the path.")
-    return {name: Picture(name, file=root / name) for name in sorted(found)}
+    return {_readable(name): Picture(_readable(name), file=root / name) for name in sorted(found)}
+
+
+def _is_special(place: Path) -> bool:
+    """Whether it is there and no file: to open a pipe waits for ever. A link to nothing is a picture that cannot be read, and is named so."""
+    return place.exists() and not place.is_file()
+
+
+def _readable(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def look_at(
@@ -54,7 +67,14 @@ def look_at(
     `size` is that of the encoder which will see them: they are decoded as it needs them and kept (`nearfar.data.pixel_store`), so no picture is
     decoded twice. Raises as `decode_all`.
     """
-    wanted = list(pictures if only is None else only)
+    nameless = [
+        Broken(picture, f"{key}: the file's name is not UTF-8. Give it another name.")
+        for key, picture in pictures.items()
+        if picture.file is not None and _readable(str(picture.file)) != str(picture.file)
+    ]
+    pictures = {key: picture for key, picture in pictures.items() if all(picture is not one.picture for one in nameless)}
+    wanted = [key for key in (pictures if only is None else only) if key in pictures]
     found = decode_all([pictures[key] for key in wanted], size, progress=progress) if wanted else None
     wrong = {wanted[one.number]: Broken(pictures[wanted[one.number]], one.why) for one in found.unreadable} if found else {}
-    return Readable({key: picture for key, picture in pictures.items() if key not in wrong}, list(wrong.values()))
+    whole = {key: picture for key, picture in pictures.items() if key not in wrong}
+    return Readable(whole, [*nameless, *wrong.values()])

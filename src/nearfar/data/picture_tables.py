@@ -29,23 +29,31 @@ def open_table(path: Path, refused: list[BadInput] | None = None) -> Opened:
     if not path.is_dir():
         if path.name.lower().endswith(".tar") and (path.exists() or "{" in path.name):
             paths = shard_paths(path)
-            return Opened(read_shards(paths), path.parent, f" ({counted(len(paths), 'shard')})")
+            return Opened(read_shards(paths, refused), path.parent, f" ({counted(len(paths), 'shard')})")
         return Opened(read_table(path, refused), path.parent)
     if (path / "state.json").exists():
         return Opened(read_table(path, refused), path)
     shards = shard_paths(path)
     if shards:
-        return Opened(read_shards(shards), path, f" ({counted(len(shards), 'shard')})")
+        return Opened(read_shards(shards, refused), path, f" ({counted(len(shards), 'shard')})")
     listed = _list_of(path)
     if listed is not None:
         return Opened(read_table(listed, refused), path, f" ({listed.name})")
-    files = [file for file in sorted(path.rglob("*")) if is_picture_name(file.name) and file.is_file()]
+    # what a hidden file or folder holds (`.thumbnails`, `._photo.png` of an archive) is no picture of the set
+    files = [
+        file
+        for file in sorted(path.rglob("*"))
+        if is_picture_name(file.name)
+        and file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    ]
     if not files:
         return Opened(read_table(path, refused), path)  # which says what folders are read
     flat = [file for file in files if file.parent == path]
     if flat and len(flat) < len(files):
+        inside = next(file for file in files if file.parent != path)
         raise BadInput(
-            f"{path}: pictures ({flat[0].name}) beside folders of pictures ({files[-1].parent.name}). Move them, or list all of them in a metadata.csv."
+            f"{path}: pictures ({flat[0].name}) beside folders of pictures ({inside.relative_to(path).parts[0]}). Move them, or list all of them in a metadata.csv."
         )
     if flat:
         return _flat(path, flat)

@@ -68,6 +68,8 @@ def decode_bytes(name: str, data: bytes, size: int) -> np.ndarray:
             found = ImageOps.fit(_colours(upright), (size, size), Image.Resampling.BICUBIC)
     except NearfarError:
         raise
+    except Image.DecompressionBombError:
+        raise BadInput(f"{name}: far more pixels than {MOST_PIXELS:,}. Make it smaller first.") from None
     except Exception as error:  # damaged files make pillow's readers raise anything, from OSError to KeyError
         told = str(error).partition(" <_io")[0] or type(error).__name__
         raise BadInput(f"{name}: this picture cannot be read ({told}). Save it again, or leave it out.") from None

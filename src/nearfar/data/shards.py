@@ -104,30 +104,49 @@ def _picture(path: Path, member: Member) -> Picture:
     return Picture(f"{path}{BETWEEN}{member.name}", file=path, offset=member.offset, size=member.size)
 
 
-def read_shards(paths: Sequence[Path]) -> Table:
+def read_shards(paths: Sequence[Path], refused: list[BadInput] | None = None) -> Table:
     """A row a sample: its pictures under `image` (`image.left` for `0001.left.jpg`), its `.txt` under `caption`, its `.cls` under `label`, and what its
-    `.json` holds. Pictures are not read. Raises `BadInput` as `members`, and for text that is none.
+    `.json` holds. Pictures are not read. Raises `BadInput` as `members`, and for a sample whose text is none, or of which two members have one name;
+    where `refused` is given such samples go there.
     """
     names: dict[str, None] = {}
     samples: list[tuple[str, Path, dict[str, Member]]] = []
     for path in paths:
         here: dict[str, dict[str, Member]] = {}
+        twice: dict[str, str] = {}
         for member in members(path):
             folder, _, base = member.name.rpartition("/")
             if base.startswith("."):
                 continue
             stem, _, ending = base.partition(".")
-            here.setdefault(f"{folder}/{stem}" if folder else stem, {})[ending.lower()] = member
-        samples += [(key, path, parts) for key, parts in here.items()]
+            key = f"{folder}/{stem}" if folder else stem
+            parts = here.setdefault(key, {})
+            if ending.lower() in parts:
+                twice.setdefault(key, member.name)
+            parts[ending.lower()] = member
+        for key, name in twice.items():
+            error = BadInput(
+                f"{path}{BETWEEN}{key}: its member {name} is there twice, so what belongs together cannot be told. Write the shard again, each sample under a name of its own."
+            )
+            if refused is None:
+                raise error
+            refused.append(error)
+        samples += [(key, path, parts) for key, parts in here.items() if key not in twice]
     rows: list[Row] = []
     for key, path, parts in samples:
         where = f"{path}{BETWEEN}{key}"
         values: dict[str, Any] = {}
-        for ending, member in parts.items():
-            values.update(_values(where, path, ending, member))
+        try:
+            for ending, member in parts.items():
+                values.update(_values(where, path, ending, member))
+        except BadInput as error:
+            if refused is None:
+                raise
+            refused.append(error)
+            continue
         names.update(dict.fromkeys(values))
         rows.append(Row(where, values))
-    if not rows:
+    if not rows and not refused:
         raise BadInput(
             f"{paths[0] if paths else 'shards'}: no samples in {counted(len(paths), 'shard')}. Expected pictures beside .txt, .json or .cls."
         )
@@ -146,8 +165,12 @@ def _values(where: str, path: Path, ending: str, member: Member) -> Iterator[tup
         try:
             text = data.decode()
             told = json.loads(text) if ending == "json" else text.strip()
-        except ValueError as error:
+        except UnicodeDecodeError as error:
             raise BadInput(f"{where}: its .{ending} cannot be read ({error}). Write it again as UTF-8.") from None
+        except ValueError as error:
+            raise BadInput(
+                f"{where}: its .{ending} is no JSON ({error}). Mend that member and write the shard again."
+            ) from None
         if isinstance(told, dict):
             yield from told.items()
         else:
