@@ -117,9 +117,8 @@ class Nearness:
         total, its = np.zeros((len(one), len(self.reference))), np.zeros(len(one))
         tables: list[np.ndarray] = []
         if self._words is not None:
-            texts = [
-                getattr(self.material.pairs[self.rows[number]], side) for number in np.concatenate([one, columns]).tolist()
-            ]
+            pairs = self.material.pairs
+            texts = [getattr(pairs[int(row)], side) for row in self.rows[np.concatenate([one, columns])]]
             words = Terms(texts[: len(one)], texts[len(one) :])
             tables.append(words.against(np.arange(len(one)), np.arange(len(columns))))
         if self._vectors is not None:
