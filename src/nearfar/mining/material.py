@@ -23,8 +23,6 @@ Kind = Literal["positive", "query", "group"]
 KINDS: tuple[Kind, ...] = ("positive", "query", "group")
 """Why a document is never a negative of a query: it is a known positive of it (or of the same text), the query itself, or of its group."""
 
-_NO_SOURCE: frozenset[int] = frozenset()
-
 
 @contextmanager
 def _without_collections() -> Iterator[None]:
@@ -70,10 +68,8 @@ class Material:
     items: int
     sources: list[str]
     """The names of the pairs' sources, '' for none."""
-    sources_of_candidate: list[frozenset[int]]
-    """[N] the sources of the pairs each is a document of; empty for extra documents."""
-    sources_of_query: list[frozenset[int]]
-    """[Q] likewise."""
+    source_of: np.ndarray
+    """[P] the source of each pair."""
 
     @staticmethod
     @_without_collections()
@@ -100,14 +96,6 @@ class Material:
         place_of_item[candidate_items] = np.arange(len(candidates))
         cuts = table.negative_offsets.tolist()
         negatives_of = [tuple(table.negative_ids[a:b].tolist()) for a, b in itertools.pairwise(cuts)]
-        of_item: dict[int, set[int]] = {}
-        of_query: list[set[int]] = [set() for _ in table.queries]
-        for own, q, p, negatives in zip(
-            table.source_of.tolist(), table.query_of.tolist(), table.positive_of.tolist(), negatives_of, strict=True
-        ):
-            of_query[q].add(own)
-            for document in (p, *negatives):
-                of_item.setdefault(int(document_items[document]), set()).add(own)
         owner_of = np.zeros(len(table.queries), dtype=np.int64)
         owner_of[table.query_of] = table.group_of
         positives, asked = document_items[table.positive_of], table.query_item[table.query_of]
@@ -126,8 +114,7 @@ class Material:
             table.query_item,
             len(item),
             table.sources,
-            _frozen(of_item.get(i) for i in candidate_items.tolist()),
-            _frozen(of_query),
+            table.source_of,
         )
 
     def never(self, queries: np.ndarray, found: np.ndarray) -> np.ndarray:
@@ -163,6 +150,23 @@ class Material:
         return text_numbers(self.candidate_texts)
 
     @cached_property
+    def sources_of_candidate(self) -> list[frozenset[int]]:
+        """[N] the sources of the pairs each is a document of; empty for extra documents."""
+        found: list[set[int]] = [set() for _ in self.candidates]
+        for own, positive, negatives in zip(self.source_of.tolist(), self.positive_of.tolist(), self.negatives_of, strict=True):
+            for document in (positive, *negatives):
+                found[int(self.candidate_of[document])].add(own)
+        return _frozen(found)
+
+    @cached_property
+    def sources_of_query(self) -> list[frozenset[int]]:
+        """[Q] the sources of the pairs each is a query of."""
+        found: list[set[int]] = [set() for _ in self.queries]
+        for own, query in zip(self.source_of.tolist(), self.query_of.tolist(), strict=True):
+            found[query].add(own)
+        return _frozen(found)
+
+    @cached_property
     def content(self) -> str:
         """A hash over all that decides what searches find: the texts in their order, whose they are, what is never whose, the sources."""
         digest = hashlib.sha256()
@@ -179,10 +183,10 @@ class Material:
         return digest.hexdigest()
 
 
-def _frozen(sets: Iterable[set[int] | None]) -> list[frozenset[int]]:
+def _frozen(sets: Iterable[set[int]]) -> list[frozenset[int]]:
     """Each set, frozen; equal ones are one object, of which there are few."""
-    known: dict[frozenset[int], frozenset[int]] = {_NO_SOURCE: _NO_SOURCE}
-    return [known.setdefault(own, own) for own in map(frozenset, (those or () for those in sets))]
+    known: dict[frozenset[int], frozenset[int]] = {}
+    return [known.setdefault(own, own) for own in map(frozenset, sets)]
 
 
 def _among(keys: np.ndarray, known: np.ndarray) -> np.ndarray:
