@@ -1,7 +1,12 @@
 """Multiplies by oneDNN are those of torch, in value and in every gradient of a loss, and where they are not there nothing changes."""
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from nearfar import losses
 from nearfar.similarity import multiplies, slabs
@@ -78,3 +83,21 @@ def test_slabs_stay_in_the_cache_where_that_leaves_enough_rows(monkeypatch):
     assert slab_rows(16_384, element_size=2) == 1024
     monkeypatch.setattr(slabs, "has_onednn", lambda: False)
     assert slab_rows(16_384) == SLAB_BYTES // (16_384 * 4)
+
+
+@pytest.mark.parametrize("loss", [losses.info_nce, partial(losses.matryoshka_info_nce, dims=[32, 16, 8])])
+def test_some_columns_of_wider_rows_are_multiplied_in_one_piece(loss: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch):
+    """Strided, oneDNN takes hundreds of times as long."""
+    given = []
+
+    def spy(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        given.extend((rows, weight))
+        return F.linear(rows, weight, bias)
+
+    monkeypatch.setattr(multiplies, "has_onednn", lambda: True)
+    monkeypatch.setattr(multiplies, "_linear", spy)
+    wide = torch.randn(24, 64, generator=torch.Generator().manual_seed(0))
+    query, candidate = wide[:, :32].requires_grad_(), wide[:, 32:].requires_grad_()
+    loss(query, candidate).mean().backward()
+    assert given
+    assert all(m.is_contiguous() or m.T.is_contiguous() for m in given)

@@ -51,5 +51,10 @@ def linear(
         and len(weight)
         and has_onednn()
     ):
-        return _linear(rows, weight, bias)
+        return _linear(_whole(rows), _whole(weight), bias)
     return F.linear(rows, weight, bias)
+
+
+def _whole(matrix: Tensor) -> Tensor:
+    """The matrix in one piece of memory, by rows or by columns: some columns of a wider one are multiplied hundreds of times slower."""
+    return matrix if matrix.is_contiguous() or matrix.T.is_contiguous() else matrix.contiguous()

@@ -84,7 +84,8 @@ class Products:
             self._candidates = torch.ones(len(candidates), self.d + 1, dtype=dtype, device=candidates.device)
             self._candidates[:, : self.d] = candidates
         else:
-            self._candidates = candidates.to(dtype)
+            # in one piece: some columns of wider rows would be copied for every slab
+            self._candidates = candidates.to(dtype).contiguous()
         self._by_onednn = multiplies_better(self._candidates)
 
     def logits(
