@@ -20,8 +20,8 @@ from nearfar.types import Encoder, Pair
 
 CONTROLS, ENOUGH = 0.1, 20
 """The share of pairs that are mismatched on purpose, and the fewest of them that must still rank low."""
-LATER = 1 / 3
-"""Of pairs that belong together and rank in the last half, those in its second half."""
+LATER, MOST = 1 / 4, 0.7
+"""Of pairs that belong together and rank in the last half, those in its second half (measured, `docs/images.md`); and the most that this may be of the same share of the controls: where it is all of it, nothing tells them apart."""
 
 
 def by_controls(
@@ -62,18 +62,20 @@ def by_controls(
 def beside_controls(ranks: Float[np.ndarray, " m"], controls: Float[np.ndarray, " c"], runs: int = 1) -> Mismatched:
     """The share of mismatched pairs, from percentiles of pairs [m] and of controls [c], both pooled over so many runs on the same pairs.
 
-    The share of pairs in the last quarter is that of controls there times the share of mismatched pairs, and some that belong together and were not learned yet. Of those there are about a third as many as in the
-    last half (`docs/images.md`), which is taken off; the interval is as that of `estimate`. Where fewer than `ENOUGH` controls are left there nothing is known: [0, 1].
+    Of the pairs a share p is mismatched, and ranks as the controls do. So the share of pairs in a part of the ranks, over that of the controls, is p and what is there of those that belong together and were not learned
+    yet. Of these the last quarter holds `LATER` of what the last half holds: two equations, from which p follows. The interval is that sampling error, and reaches up to what nothing is taken off from. Where fewer than `ENOUGH`
+    controls are left in the last quarter nothing is known: [0, 1].
     """
     last, half = (int((controls > bar).sum()) for bar in (0.75, 0.5))
     if last < ENOUGH:
         return Mismatched(0.0, 0.0, 1.0, taken=0.0)
     first, second = (float((ranks > bar).mean()) / (found / len(controls)) for bar, found in ((0.75, last), (0.5, half)))
-    taken = max(0.0, second - first) * LATER / (1 - LATER)
+    part = min(MOST, LATER * half / last)
+    taken = max(0.0, second - first) * part / (1 - part)
     share = min(1.0, max(0.0, first - taken))
     # the runs are on the same pairs: their ranks count once
     spread = Z * first * np.sqrt(runs / max(1, int((ranks > 0.75).sum())) + 1 / last)
-    return Mismatched(share, float(max(0.0, share - spread)), float(min(1.0, first + spread)), taken)
+    return Mismatched(share, float(max(0.0, share - spread / (1 - part))), float(min(1.0, first + spread)), taken)
 
 
 def rank_again(

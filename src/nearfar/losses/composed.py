@@ -91,7 +91,7 @@ def matryoshka_info_nce(
     temperature: float | Tensor = 0.05,
     **slabs: Unpack[SlabOptions],
 ) -> Float[Tensor, " b"]:
-    """`matryoshka(info_nce, dims, factors)` at the cost of one: all dimensions share the multiplies of a slab (`similarity/nested.py`).
+    """`matryoshka(info_nce, dims, factors)` with the multiplies of one: all dimensions share those of a slab (`similarity/nested.py`).
 
     Rows need not be unit: each prefix is made so. Raises `BadInput` as `info_nce`, and for dimensions the rows do not have.
     """
