@@ -1,11 +1,17 @@
 """Where losses once went wrong without a word: items seen from the other side, learned knobs, first steps of a queue, lengths bfloat16 cannot hold."""
 
+from functools import partial
+from typing import get_args
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import forward_ad
 
 from nearfar import losses
 from nearfar.errors import BadInput
+from nearfar.losses.info_nce import Direction
 from nearfar.types import Targets
 
 
@@ -139,3 +145,51 @@ def test_what_is_no_tensor_is_refused_by_its_name(made):
 def test_a_call_that_fits_no_signature_stays_pythons_own_error():
     with pytest.raises(TypeError, match="temprature"):
         losses.info_nce(unit(4, 5), unit(4, 5), temprature=0.1)  # pyright: ignore[reportCallIssue]
+
+
+def confident(rows: int, dims: int, away: float) -> tuple[Tensor, Tensor]:
+    """Unit pairs that lie as near to each other as no other rows do."""
+    a = F.normalize(torch.randn(rows, dims, generator=torch.Generator().manual_seed(0), dtype=torch.float64), dim=1)
+    b = torch.randn(rows, dims, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return a, F.normalize(a + away * F.normalize(b, dim=1), dim=1)
+
+
+@pytest.mark.parametrize("away", [0.02, 0.3])
+@pytest.mark.parametrize("temperature", [0.05, 0.02, 0.01])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.clip,
+        partial(losses.info_nce, directions=get_args(Direction), partition="joint"),
+        losses.info_nce,
+        lambda a, b, temperature: losses.gist(a, b, a.detach(), b.detach(), temperature=temperature),
+    ],
+)
+def test_tiny_losses_of_confident_pairs_are_exact_in_float32(loss, temperature: float, away: float):
+    """As a difference of two logarithms near 100 they were noise, some below zero, and so was the temperature's gradient."""
+    found = []
+    for dtype in (torch.float64, torch.float32):
+        a, b = (x.to(dtype).requires_grad_() for x in confident(256, 64, away))
+        knob = torch.tensor(temperature, dtype=dtype, requires_grad=True)
+        rows = loss(a, b, temperature=knob)
+        assert bool((rows >= 0).all())
+        found.append((rows.detach(), *torch.autograd.grad(rows.sum(), (a, b, knob))))
+    for exact, ours in zip(*found, strict=True):
+        assert float((ours.double() - exact).norm()) <= 1e-4 * float(exact.norm())
+
+
+def test_gist_refuses_what_it_does_not_know():
+    a, b = confident(8, 4, 0.3)
+    with pytest.raises(TypeError, match="temprature"):
+        losses.gist(a, b, a, b, temprature=1.0)
+    with pytest.raises(TypeError, match="memory"):
+        losses.gist(a, b, a, b, memory=a)
+
+
+def test_forward_mode_is_refused_and_not_zero():
+    a, b = confident(8, 4, 0.3)
+    for loss in (losses.info_nce, partial(losses.matryoshka_info_nce, dims=[4, 2])):
+        with pytest.raises(BadInput, match="forward mode"):
+            torch.func.jvp(lambda x, loss=loss: loss(x, b), (a,), (b,))
+        with forward_ad.dual_level(), pytest.raises(BadInput, match="forward mode"):
+            loss(forward_ad.make_dual(a, b), b)

@@ -90,24 +90,19 @@ def rank_again(
 ) -> tuple[np.ndarray, Float[np.ndarray, " m"]]:
     """(rows, their percentiles) by models that did not learn from the `share` of these rows that rank lowest, nor in turn from any other pair.
 
-    Each round leaves those out, and of the rest a part for each of `folds` models: what a model says of pairs it has not seen is not known by heart, what it says of the others is better informed, and both count half. The next
+    Each round leaves those out, and of the rest a part for each of `folds` models: what a model says of pairs it has not seen is not known by heart. A pair's rank is the mean over all of them. The next
     round leaves out what is lowest by then. `rounds` times `folds` models are trained: let `fit` draw by another seed each time, and take as many steps of fewer pairs.
     """
     count, rng = len(material), np.random.default_rng(material.seed)
     for _ in range(rounds):
         gone = np.isin(np.arange(count), worst(rows, ranks, share))
         fold = rng.permutation(count) % folds
-        sums, times = np.zeros((2, count)), np.zeros((2, count))  # unseen, seen
+        total = np.zeros(count)
         for number in range(folds):
-            left_out = gone | (fold == number)
-            left = [pair for pair, out in zip(material.pairs, left_out.tolist(), strict=True) if not out]
+            left = [pair for pair, out in zip(material.pairs, (gone | (fold == number)).tolist(), strict=True) if not out]
             rows, found = percentiles(replace(material, encoder=fit(left), refused=()))
-            was_seen = (~left_out[rows]).astype(int)
-            sums[was_seen, rows] += found
-            times[was_seen, rows] += 1
-        unseen = sums[0] / np.maximum(times[0], 1)
-        seen = np.where(times[1] > 0, sums[1] / np.maximum(times[1], 1), unseen)
-        ranks = ((unseen + seen) / 2)[rows]
+            total[rows] += found / folds
+        ranks = total[rows]
     return rows, ranks
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nearfar.errors import BadInput
 from nearfar.losses.checks import spoken
-from nearfar.similarity.partitions import Keep, row_partitions
+from nearfar.similarity.partitions import Keep, log_total, row_partitions
 from nearfar.similarity.products import slab_dtype
 from nearfar.similarity.slabs import SlabOptions, check_problem
 from nearfar.types import Targets
@@ -49,6 +49,8 @@ def gist(
     once whatever the guide says. What `targets` know to be no negative, by group or item, is left out besides (row i still belongs to column i).
     Pass unit rows of both models; the guide's get no gradient. The guide's similarities exist a slab at a time.
     """
+    if unknown := set(slabs) - set(SlabOptions.__annotations__):
+        raise TypeError(f"gist() got an unexpected keyword argument {min(unknown)!r}")
     weights, precision = slabs.get("weights"), slabs.get("precision")
     rows_per_slab = slabs.get("rows_per_slab")
     knob = check_problem(queries, candidates, Targets(), temperature=temperature, weights=weights, rows_per_slab=rows_per_slab)
@@ -98,13 +100,11 @@ def gist(
     wide = knob.dtype
     logits = (queries.to(wide) * candidates[:b].to(wide)).sum(dim=1) / knob
     dtype = slab_dtype(queries, precision, (queries, candidates), knob)
-    parts = [
-        row_partitions(rows, columns, of_own, keep, temperature=knob, rows_per_slab=rows_per_slab, dtype=dtype)
-        for name, (rows, columns, of_own, keep) in blocks.items()
-        if name in contrast
-    ]
+    odds: list[Tensor] = []
+    for name, (rows, columns, of_own, keep) in blocks.items():
+        if name in contrast:
+            part = row_partitions(rows, columns, of_own, keep, temperature=knob, rows_per_slab=rows_per_slab, dtype=dtype)
+            odds.append(part if of_own is not None else part - logits)
     # the positive stands below the line once, whatever is contrasted
-    if "candidates" not in contrast:
-        parts.append(logits)
-    losses = torch.stack(parts).logsumexp(dim=0) - logits
+    losses = torch.logaddexp(log_total(odds), torch.zeros_like(logits))
     return losses if weights is None else losses * weights.to(losses)

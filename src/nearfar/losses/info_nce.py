@@ -10,6 +10,7 @@ log(1 + e^x) and its pull 1 / (1 + e^-x), exact where the loss is tiny. What rem
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -20,7 +21,7 @@ from torch import Tensor
 from nearfar.errors import BadInput
 from nearfar.losses.checks import spoken
 from nearfar.similarity.exponentials import exponentials
-from nearfar.similarity.partitions import Keep, log_partitions, row_partitions
+from nearfar.similarity.partitions import Keep, log_odds, log_total, row_partitions
 from nearfar.similarity.products import Precision, Products, slab_dtype
 from nearfar.similarity.slabs import (
     Needs,
@@ -77,8 +78,8 @@ def info_nce(
     if not one_way:
         if memory is not None:
             raise BadInput(f"memory: found with directions {tuple(directions)}. A memory serves query_to_candidate alone.")
-        parts = _partitions(queries, candidates, targets, knob, directions, rows_per_slab, dtype)
-        return _over_partitions(parts, queries, candidates, targets, knob, partition, weights)
+        across, alike = _partitions(queries, candidates, targets, knob, directions, rows_per_slab, dtype)
+        return _over_partitions(across, alike, queries, candidates, targets, knob, partition, weights)
     n = len(candidates) + (0 if memory is None else len(memory))
     per_slab = rows_per_slab or slab_rows(n, element_size=dtype.itemsize, device=queries.device)
 
@@ -136,14 +137,15 @@ def _partitions(
     directions: Sequence[Direction],
     rows_per_slab: int | None,
     dtype: torch.dtype,
-) -> list[Tensor]:
-    """The log-partition of each row in each direction."""
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The log-odds of each row against its positive in the directions between queries and candidates, and its log-partition in the others."""
     unknown = [name for name in directions if name not in get_args(Direction)]
     if unknown or not directions or len(set(directions)) != len(directions):
         raise BadInput(
             f"directions: found {tuple(directions)}. Choose one or more, once each, of {', '.join(get_args(Direction))}."
         )
     found: list[Tensor] = []
+    likes: list[Tensor] = []
     positive = torch.arange(len(queries), device=queries.device) if targets.positive is None else targets.positive
 
     def across(start: int, stop: int) -> Tensor | None:
@@ -155,7 +157,7 @@ def _partitions(
         return row_partitions(rows, columns, None, keep, temperature=temperature, rows_per_slab=rows_per_slab, dtype=dtype)
 
     if "candidate_to_query" in directions:
-        rows, columns = log_partitions(
+        rows, columns = log_odds(
             queries, candidates, positive, across, temperature=temperature, rows_per_slab=rows_per_slab, dtype=dtype
         )
         found += [rows, columns] if "query_to_candidate" in directions else [columns]
@@ -168,13 +170,13 @@ def _partitions(
     own_items = None if targets.column_items is None else targets.column_items[positive]
     if "query_to_query" in directions:
         keep = _others(positive, positive, own_items, targets.row_groups, own_items, targets.row_groups)
-        found.append(alike(queries, queries, keep))
+        likes.append(alike(queries, queries, keep))
     if "candidate_to_candidate" in directions:
         every = torch.arange(len(candidates), device=queries.device)
         groups = None if targets.column_groups is None else targets.column_groups[positive]
         keep = _others(positive, every, own_items, groups, targets.column_items, targets.column_groups, targets.column_owners)
-        found.append(alike(candidates[positive], candidates, keep))
-    return found
+        likes.append(alike(candidates[positive], candidates, keep))
+    return found, likes
 
 
 def _others(
@@ -201,7 +203,8 @@ def _others(
 
 
 def _over_partitions(
-    parts: Sequence[Tensor],
+    across: Sequence[Tensor],
+    alike: Sequence[Tensor],
     queries: Tensor,
     candidates: Tensor,
     targets: Targets,
@@ -209,17 +212,26 @@ def _over_partitions(
     partition: str,
     weights: Tensor | None,
 ) -> Tensor:
+    """Of log-odds x against the positive, and log-partitions without it: the mean of log(1 + e^x) and the partitions' own, or one partition over all."""
     if partition not in ("per_direction", "joint"):
         raise BadInput(f"partition: found {partition!r}. Choose per_direction or joint.")
-    positives = candidates[: len(queries)] if targets.positive is None else candidates[targets.positive]
-    wide = temperature.dtype
-    logits = (queries.to(wide) * positives.to(wide)).sum(dim=1) / temperature
-    stacked = torch.stack(list(parts))
-    empty = stacked == -torch.inf
-    lonely = (empty.all(dim=0) if partition == "joint" else empty.any(dim=0)).nonzero()
-    if len(lonely):
-        raise BadInput(
-            f"directions: row {int(lonely[0])} has nothing to be contrasted with in one of them. Use a larger batch or more groups."
-        )
-    losses = (stacked.logsumexp(dim=0) if partition == "joint" else stacked.mean(dim=0)) - logits
+    odds = list(alike)
+    if alike:
+        positives = candidates[: len(queries)] if targets.positive is None else candidates[targets.positive]
+        wide = temperature.dtype
+        logits = (queries.to(wide) * positives.to(wide)).sum(dim=1) / temperature
+        empty = torch.stack(list(alike)) == -torch.inf
+        lonely = (empty.all(dim=0) & (not across) if partition == "joint" else empty.any(dim=0)).nonzero()
+        if len(lonely):
+            raise BadInput(
+                f"directions: row {int(lonely[0])} has nothing to be contrasted with in one of them. Use a larger batch or more groups."
+            )
+        odds = [part - logits for part in alike]
+    one = torch.zeros(len(queries), dtype=temperature.dtype, device=queries.device)
+    if partition == "joint":
+        losses = log_total([*across, *odds])
+        if across:  # the positive stands once a direction
+            losses = torch.logaddexp(losses, one + math.log(len(across)))
+    else:
+        losses = torch.stack([*(torch.logaddexp(x, one) for x in across), *odds]).mean(dim=0)
     return losses if weights is None else losses * weights

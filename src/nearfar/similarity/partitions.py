@@ -1,4 +1,4 @@
-"""Log-partition functions of one similarity matrix, by row and by column, from one pass over slabs.
+"""Log-partition functions of one similarity matrix, by row and by column, from one pass over slabs; beside an own column, log-odds against it.
 
 Decisions. Forward makes one multiply and keeps two vectors; backward multiplies the slabs again and pulls both vectors' gradients
 through at once, so rows and columns together cost four multiplies where each direction alone would cost three. Whatever is built of
@@ -6,15 +6,15 @@ log-partitions (CLIP's two directions, a joint partition over several blocks) is
 
 One exponential serves rows and columns: exp(logit - shift of the row), whose column sums are weighted by exp(shift - largest shift). That is exact
 while no sum leaves the range, which is checked on the b + n sums afterwards; where one does (very low temperatures), the slabs are made again
-with a maximum per row and one per column. A row's own column is kept apart in the wide dtype, in value and gradient, since its pull is all but
-cancelled by the loss's own: rounded to bfloat16, the difference would be noise. Rows of one own column (two captions of a picture) are no negatives of
-it: each has that column's partition with its own entry alone.
+with a maximum per row and one per column. A row's own column is kept apart in the wide dtype: what is returned is the log-odds x of all others against it, so that a
+loss log(1 + e^x) and its gradient are exact where they are tiny, and the own column's pull is minus the upstream. Rows of one own column (two captions of a picture) are no negatives of
+it: each has that column's odds against its own entry.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -31,8 +31,16 @@ Keep = Callable[[int, int], Tensor | None]
 A row's own column always counts, once."""
 
 
-class LogPartitions(NamedTuple):
-    """Log of the sum of exp(logit) over the kept entries of each row, and of each row's own column."""
+FURTHEST = 80.0
+"""The largest exponent of what a sum is divided by: e^80 times an upstream that e^-80 bounds."""
+
+
+NOTHING = -1e30
+"""Its exponential is 0 in every precision."""
+
+
+class LogOdds(NamedTuple):
+    """Log of the sum of exp(logit - own logit) over the kept entries of each row, and of each row's own column, but for the own one; minus infinity where there is none."""
 
     rows: Float[Tensor, " b"]
     columns: Float[Tensor, " b"]
@@ -53,7 +61,7 @@ def keep_all(start: int, stop: int) -> None:
     """Every column counts for every row."""
 
 
-def log_partitions(
+def log_odds(
     queries: Float[Tensor, "b d"],
     candidates: Float[Tensor, "n d"],
     own: Int[Tensor, " b"],
@@ -62,14 +70,14 @@ def log_partitions(
     temperature: Tensor,
     rows_per_slab: int | None = None,
     dtype: torch.dtype,
-) -> LogPartitions:
-    """The log-partition of each row and of its own column in queries @ candidates.T / temperature, differentiable in all three.
+) -> LogOdds:
+    """The log-odds of a row's other columns, and of its own column's other rows, against its own entry of queries @ candidates.T / temperature, differentiable in all three.
 
-    In a column's, the entries of other rows whose own column it is, too, do not count.
+    Rows whose own column it is, too, do not count. The upstream gradient may not exceed e^x, as that of log(1 + e^x) does not.
     Time O(b n d): one multiply forward, three backward (two where a side needs no gradient). Memory O((b + n) d) and two slabs.
     """
     plan = _plan(queries, candidates, own, keep, temperature, None, rows_per_slab, dtype, both=True)
-    return LogPartitions(*_Partitions.apply(queries, candidates, temperature, plan))
+    return LogOdds(*_Partitions.apply(queries, candidates, temperature, plan))
 
 
 def row_partitions(
@@ -83,10 +91,15 @@ def row_partitions(
     rows_per_slab: int | None = None,
     dtype: torch.dtype,
 ) -> Float[Tensor, " b"]:
-    """As `log_partitions`, the rows alone; minus infinity for a row that keeps nothing. Without `own` no column stands apart, and `reference` is
-    a guess of each row's result (default 0): a good one is faster."""
+    """As `log_odds`, the rows alone. Without `own` no column stands apart: log-partitions, and `reference` is a guess of each row's
+    result (default 0): a good one is faster."""
     plan = _plan(queries, candidates, own, keep, temperature, reference, rows_per_slab, dtype, both=False)
     return _Partitions.apply(queries, candidates, temperature, plan)[0]
+
+
+def log_total(parts: Sequence[Float[Tensor, " b"]]) -> Float[Tensor, " b"]:
+    """Log of the sum of exp of all parts, where a part may be minus infinity, and all of them: that is then far below any number that counts, and has no gradient."""
+    return torch.stack(list(parts)).clamp(min=NOTHING).logsumexp(dim=0)
 
 
 def _plan(
@@ -192,16 +205,16 @@ def _one_exponential(q: Tensor, c: Tensor, t: Tensor, plan: _Plan) -> tuple[Tens
         if own is None:
             rows[start:stop] = here + e.total.log()
         else:
-            exact = plan.reference[start:stop]
-            rows[start:stop] = exact + (e.total * (here - exact).exp()).log1p()
+            rows[start:stop] = here - plan.reference[start:stop] + e.total.log()
         if plan.both:
             total += column_sums(e.matrix, (here - top).exp())
     if not plan.both or plan.own is None:
         return rows, rows.new_empty(0)
-    of_own = total[plan.own] + (plan.reference - top).exp()
-    if not bool((of_own > least).all()) or not bool((of_own < most).all()):
+    others = total[plan.own]
+    beside = others + (plan.reference - top).exp()
+    if not bool((beside > least).all()) or not bool((beside < most).all()):
         return None
-    return rows, of_own.log() + top
+    return rows, others.log() + (top - plan.reference)
 
 
 def _least(rows: int, columns: int, reach: float, dtype: torch.dtype) -> float:
@@ -217,17 +230,16 @@ def _fast_pulls(
     """Both gradients out of one exponential e: e x (a per row + b per row x one per column)."""
     reach = products.reach(scale)
     shift = products.shift_near(plan.reference, reach)
-    a = of_rows * (shift - rows).exp()
+    a = of_rows * _inverse(shift - _sums(rows, plan))
     size = (min(plan.per_slab, len(rows)), products.columns)
     buffer = torch.empty(size, dtype=plan.dtype, device=rows.device)
     both = plan.both and bool(of_columns.any())
-    b = narrow = at_own = factor = torch.empty(0)
+    b = narrow = factor = torch.empty(0)
     if both and plan.own is not None:
         top = shift.max()
         b = (shift - top).exp()
-        at_own = of_columns * (plan.reference - columns).exp()
         pulled = torch.zeros(products.columns, dtype=rows.dtype, device=rows.device)
-        narrow = pulled.index_add_(0, plan.own, of_columns * (top - columns).exp()).to(plan.dtype)
+        narrow = pulled.index_add_(0, plan.own, of_columns * _inverse(top - _sums(columns, plan))).to(plan.dtype)
         factor = torch.empty_like(buffer)
 
     def pulls(start: int, stop: int) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -235,14 +247,23 @@ def _fast_pulls(
         e = exponentials_about(
             products, start, stop, scale, shift[here], own, plan.keep(start, stop), reach, buffer[: stop - start]
         )
-        of_own = of_rows[here] * (plan.reference[here] - rows[here]).exp()
         if not both:
-            return e.matrix, a[here], of_own
+            return e.matrix, a[here], -of_rows[here]
         out = factor[: stop - start]
         torch.mul(b[here, None].to(out), narrow, out=out).add_(a[here, None].to(out))
-        return e.matrix.mul_(out), None, of_own + at_own[here]
+        return e.matrix.mul_(out), None, -(of_rows[here] + of_columns[here])
 
     return pulls
+
+
+def _sums(found: Tensor, plan: _Plan) -> Tensor:
+    """The log-sums of which these are the odds against the own column, where there is one."""
+    return found if plan.own is None else found + plan.reference
+
+
+def _inverse(exponent: Tensor) -> Tensor:
+    """exp, of what is no larger than can be: beyond that, and where a sum is empty, its upstream is nothing."""
+    return torch.where(exponent.isinf(), 0.0, exponent.clamp(max=FURTHEST).exp())
 
 
 def _maxima(q: Tensor, c: Tensor, t: Tensor, plan: _Plan) -> tuple[Tensor, Tensor]:
@@ -253,25 +274,27 @@ def _maxima(q: Tensor, c: Tensor, t: Tensor, plan: _Plan) -> tuple[Tensor, Tenso
     top = torch.full((len(c),), -torch.inf, dtype=wide, device=q.device)
     total = torch.zeros(len(c), dtype=wide, device=q.device)
     for start, stop in slab_ranges(len(q), plan.per_slab):
-        logits = _plain_logits(products, start, stop, scale, plan, exact=True)
+        logits = _plain_logits(products, start, stop, scale, plan)
         rows[start:stop] = logits.logsumexp(dim=1)
+        if plan.own is not None:
+            rows[start:stop] -= plan.reference[start:stop]
         if plan.both:
-            if (own := _own(plan, start, stop)) is not None:
-                logits.scatter_(1, own[:, None], -torch.inf)
             above = torch.maximum(top, logits.amax(dim=0))
             shift = above.masked_fill(above == -torch.inf, 0.0)
             total = total * (top - shift).exp_() + logits.sub_(shift).exp_().sum(dim=0)
             top = above
     if not plan.both or plan.own is None:
         return rows, rows.new_empty(0)
-    return rows, torch.logaddexp(total[plan.own].log() + top[plan.own], plan.reference)
+    return rows, (total[plan.own].log() + top[plan.own]) - plan.reference
 
 
 def _slow_pulls(
     products: Products, scale: float, rows: Tensor, columns: Tensor, of_rows: Tensor, of_columns: Tensor, plan: _Plan
 ) -> Pulls:
     # an empty partition has no gradient: exp(logit - inf) is 0
-    rows = rows.masked_fill(rows == -torch.inf, torch.inf)
+    rows, columns = (
+        _sums(found, plan).masked_fill(found == -torch.inf, torch.inf) if len(found) else found for found in (rows, columns)
+    )
     both = plan.both and bool(of_columns.any())
     partition = pulled = torch.empty(0)
     if both and plan.own is not None:
@@ -282,22 +305,22 @@ def _slow_pulls(
 
     def pulls(start: int, stop: int) -> tuple[Tensor, Tensor | None, Tensor]:
         own, here = _own(plan, start, stop), slice(start, stop)
-        logits = _plain_logits(products, start, stop, scale, plan, exact=False)
-        of_own = of_rows[here] * (plan.reference[here] - rows[here]).exp()
+        logits = _plain_logits(products, start, stop, scale, plan)
+        of_own = -of_rows[here]
         pull = (logits - rows[here, None]).exp_().mul_(of_rows[here, None])
         if both and own is not None:
             pull += logits.sub_(partition).exp_().mul_(pulled)
-            of_own = of_own + of_columns[here] * (plan.reference[here] - columns[here]).exp()
+            of_own = of_own - of_columns[here]
         return pull.to(plan.dtype), None, of_own
 
     return pulls
 
 
-def _plain_logits(products: Products, start: int, stop: int, scale: float, plan: _Plan, *, exact: bool) -> Tensor:
-    """Logits in the wide dtype, minus infinity where left out; the own column's exact one, or minus infinity."""
+def _plain_logits(products: Products, start: int, stop: int, scale: float, plan: _Plan) -> Tensor:
+    """Logits in the wide dtype, minus infinity where left out and in the own column."""
     own, shift = _own(plan, start, stop), products.round_shift(plan.reference[start:stop])
     logits = products.logits(start, stop, scale, shift).to(products.wide).add_(shift[:, None])
     weigh_logits(logits, None, plan.keep(start, stop))
     if own is not None:
-        logits.scatter_(1, own[:, None], plan.reference[start:stop, None] if exact else -torch.inf)
+        logits.scatter_(1, own[:, None], -torch.inf)
     return logits

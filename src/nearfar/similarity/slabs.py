@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypedDict
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from nearfar.errors import BadInput
 from nearfar.similarity.multiplies import LARGEST_RESULT, has_onednn
@@ -93,11 +94,15 @@ def differentiate_slabs(
 ) -> Float[Tensor, " b"]:
     """Make a run over slabs differentiable: row losses [b], times `weights` where given.
 
-    Without gradients the run is made once, with one multiply. A second derivative is refused (`BadInput`).
+    Without gradients the run is made once, with one multiply. A second derivative is refused, and one in forward mode (`BadInput`).
     """
     if weights is not None and weights.requires_grad:
         raise BadInput(
             "weights: row weights must not need a gradient. Pass `weights.detach()`, or multiply the row losses yourself."
+        )
+    if any(forward_ad.unpack_dual(t).tangent is not None for t in (queries, candidates, temperature)):
+        raise BadInput(
+            "forward mode: losses over slabs have no derivative by torch.func.jvp or dual numbers. Use backward(), or write the loss densely for this use."
         )
     if not torch.is_grad_enabled() or not any(t.requires_grad for t in (queries, candidates, temperature)):
         with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
