@@ -181,9 +181,9 @@ def test_tiny_losses_of_confident_pairs_are_exact_in_float32(loss, temperature: 
 def test_gist_refuses_what_it_does_not_know():
     a, b = confident(8, 4, 0.3)
     with pytest.raises(TypeError, match="temprature"):
-        losses.gist(a, b, a, b, temprature=1.0)
+        losses.gist(a, b, a, b, temprature=1.0)  # pyright: ignore[reportCallIssue]
     with pytest.raises(TypeError, match="memory"):
-        losses.gist(a, b, a, b, memory=a)
+        losses.gist(a, b, a, b, memory=a)  # pyright: ignore[reportCallIssue]
 
 
 def test_forward_mode_is_refused_and_not_zero():

@@ -31,10 +31,6 @@ Keep = Callable[[int, int], Tensor | None]
 A row's own column always counts, once."""
 
 
-FURTHEST = 80.0
-"""The largest exponent of what a sum is divided by: e^80 times an upstream that e^-80 bounds."""
-
-
 NOTHING = -1e30
 """Its exponential is 0 in every precision."""
 
@@ -262,8 +258,9 @@ def _sums(found: Tensor, plan: _Plan) -> Tensor:
 
 
 def _inverse(exponent: Tensor) -> Tensor:
-    """exp, of what is no larger than can be: beyond that, and where a sum is empty, its upstream is nothing."""
-    return torch.where(exponent.isinf(), 0.0, exponent.clamp(max=FURTHEST).exp())
+    """exp, of what is no larger than can be: beyond that, and where a sum is empty, its upstream is nothing beside it."""
+    furthest = math.log(torch.finfo(exponent.dtype).max) - 1
+    return torch.where(exponent.isinf(), 0.0, exponent.clamp(max=furthest).exp())
 
 
 def _maxima(q: Tensor, c: Tensor, t: Tensor, plan: _Plan) -> tuple[Tensor, Tensor]:
