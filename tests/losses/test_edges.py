@@ -193,3 +193,15 @@ def test_forward_mode_is_refused_and_not_zero():
             torch.func.jvp(lambda x, loss=loss: loss(x, b), (a,), (b,))
         with forward_ad.dual_level(), pytest.raises(BadInput, match="forward mode"):
             loss(forward_ad.make_dual(a, b), b)
+
+
+def test_slips_are_answered_in_the_words_of_the_call():
+    a, b = confident(8, 4, 0.3)
+    with pytest.raises(BadInput, match=r"Targets\(positive=targets\)"):
+        losses.info_nce(a, b, torch.arange(8))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(BadInput, match=r"Targets\(positive=targets\)"):
+        losses.clip(a, b, torch.arange(8))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(BadInput, match=r"Call it: temperature\(\)"):
+        losses.info_nce(a, b, temperature=losses.Temperature())  # pyright: ignore[reportArgumentType]
+    with pytest.raises(BadInput, match=r"\('query_to_candidate',\)"):
+        losses.info_nce(a, b, directions="query_to_candidate")  # pyright: ignore[reportArgumentType]

@@ -52,11 +52,15 @@ def _no_tensor(loss: Callable[..., object], arguments: tuple[object, ...], optio
         return None
     for name, value in given.items():
         kind = str(signature.parameters[name].annotation)
+        if "Targets" in kind and isinstance(value, torch.Tensor):
+            return f"{name}: expected Targets, found a tensor. If it says which column each row belongs to: Targets(positive={name})."
         if "Tensor" not in kind or isinstance(value, torch.Tensor) or (value is None and "None" in kind):
             continue
         if "float" in kind and isinstance(value, (int, float)):
             continue
         wanted = "a number or a tensor" if "float" in kind else "a tensor"
+        if callable(value):
+            return f"{name}: expected {wanted}, found {type(value).__name__}. Call it: {name}()."
         return f"{name}: expected {wanted}, found {type(value).__name__}. Convert it: torch.as_tensor({name})."
     return None
 

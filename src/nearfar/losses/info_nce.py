@@ -139,6 +139,8 @@ def _partitions(
     dtype: torch.dtype,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The log-odds of each row against its positive in the directions between queries and candidates, and its log-partition in the others."""
+    if isinstance(directions, str):
+        raise BadInput(f"directions: found the text {directions!r}. Give a tuple of names: ({directions!r},).")
     unknown = [name for name in directions if name not in get_args(Direction)]
     if unknown or not directions or len(set(directions)) != len(directions):
         raise BadInput(
