@@ -205,3 +205,22 @@ def test_slips_are_answered_in_the_words_of_the_call():
         losses.info_nce(a, b, temperature=losses.Temperature())  # pyright: ignore[reportArgumentType]
     with pytest.raises(BadInput, match=r"\('query_to_candidate',\)"):
         losses.info_nce(a, b, directions="query_to_candidate")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("temperature", [0.05, 0.002, 0.0002])
+def test_a_column_that_no_other_row_is_contrasted_with_pulls_nothing(temperature: float, dtype: torch.dtype):
+    a, b = (unit(4, 6, seed=seed).to(dtype).requires_grad_() for seed in (0, 1))
+    rows, columns = torch.tensor([0, 7, 7, 7]), torch.tensor([7, 1, 2, 3])
+    targets = Targets(row_groups=rows, column_groups=columns)
+    knob = torch.tensor(temperature, dtype=dtype, requires_grad=True)
+    found = losses.clip(a, b, targets, temperature=knob)
+    kept = ~((rows[:, None] == columns) & ~torch.eye(4, dtype=torch.bool))
+    logits = (a @ b.T / knob).masked_fill(~kept, -torch.inf)
+    wanted = -(logits.log_softmax(dim=1).diagonal() + logits.log_softmax(dim=0).diagonal()) / 2
+    near = 1e-4 if dtype == torch.float32 else 1e-7
+    torch.testing.assert_close(found, wanted, rtol=near, atol=near)
+    for ours, exact in zip(
+        torch.autograd.grad(found.sum(), (a, b, knob)), torch.autograd.grad(wanted.sum(), (a, b, knob)), strict=True
+    ):
+        torch.testing.assert_close(ours, exact, rtol=near, atol=near)
