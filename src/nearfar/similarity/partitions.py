@@ -298,9 +298,8 @@ def _slow_pulls(
         # of the rows of a column the least partition, which no entry of another row exceeds, and what their gradients are beside it
         partition = torch.full((products.columns,), torch.inf, dtype=rows.dtype, device=rows.device)
         partition.scatter_reduce_(0, plan.own, columns, "amin")
-        beside = torch.where(
-            columns.isinf(), 0.0, (partition[plan.own] - columns).exp()
-        )  # a column without other rows pulls nothing
+        # a column without other rows pulls nothing
+        beside = torch.where(columns.isinf(), 0.0, (partition[plan.own] - columns).exp())
         pulled = torch.zeros_like(partition).index_add_(0, plan.own, of_columns * beside)
 
     def pulls(start: int, stop: int) -> tuple[Tensor, Tensor | None, Tensor]:
