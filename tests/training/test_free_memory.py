@@ -1,8 +1,14 @@
 """Memory: what is free is what the machine has left, or what the container around this process has left of its limit."""
 
+import os
+import resource
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 
-from nearfar.training.memory import free_memory, total_memory
+from nearfar.training.memory import _malloc, free_memory, held, holding, total_memory
 
 GIB = 1 << 30
 
@@ -44,3 +50,37 @@ def test_a_machine_with_less_than_the_containers_limit_has_its_own(tmp_path):
 
 def test_here_there_is_some():
     assert 0 < free_memory() < 1 << 42
+
+
+def pages_asked_for(blocks=12, size=20 << 20):
+    """Page faults of writing to blocks of memory, all of them freed at the end, a second time."""
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        taken = [np.ones(size, np.uint8) for _ in range(blocks)]
+        del taken
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+needs_malloc = pytest.mark.skipif(_malloc() is None, reason="no malloc here that can be told to hold what is freed")
+
+
+@needs_malloc
+def test_what_is_freed_stays_for_the_next_step_and_goes_back_afterwards():
+    with holding():
+        assert pages_asked_for() < 500
+        assert held() > 200 << 20
+        with holding():
+            pass
+        assert pages_asked_for() < 500  # another that ends does not end this one
+    assert held() == 0
+    assert pages_asked_for() > 5000  # large pages, where there are any, are fewer than 61,440
+
+
+@needs_malloc
+def test_what_the_environment_says_of_malloc_is_left_alone():
+    told = "from nearfar.training.memory import _malloc; assert _malloc() is None"
+    for name, value in (("MALLOC_TRIM_THRESHOLD_", "1000000"), ("GLIBC_TUNABLES", "glibc.malloc.mmap_max=100")):
+        subprocess.run([sys.executable, "-c", told], env=os.environ | {name: value}, check=True)
+    subprocess.run(
+        [sys.executable, "-c", told.replace("is None", "is not None")], env=os.environ | {"MALLOC_ARENA_MAX": "2"}, check=True
+    )

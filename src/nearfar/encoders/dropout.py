@@ -12,6 +12,8 @@ from torch import Tensor
 
 STEPS = 1 << 15
 """A rate is rounded to 1 in so many."""
+AT_ONCE = 1 << 17
+"""Whole numbers of 4 bytes that a processor takes through all of the hash at once, so that they stay in its cache."""
 _WHOLE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Whole numbers of as many bytes."""
 _WEYL = -1640531527  # 2**32 / golden ratio, as int32
@@ -22,13 +24,17 @@ _counted: dict[torch.device, Tensor] = {}
 def draw(count: int, rate: float, seed: int, device: torch.device | None = None) -> Tensor:
     """[count] int16, below zero where an element is dropped: each with probability `kept_share` less than one, a pure function of the seed."""
     device = torch.device("cpu") if device is None else device
-    lanes = (count + 1) // 2
-    bits = _count(lanes, device) + _start(seed)
-    part = torch.bitwise_right_shift(bits, 13)
-    bits.bitwise_xor_(part.bitwise_and_(0x7FFFF)).mul_(_MIX[1])  # right shifts of int32 drag the sign along
-    torch.bitwise_right_shift(bits, 16, out=part)
-    drawn = bits.bitwise_xor_(part).view(torch.int16)[:count]
-    return drawn.bitwise_and_(STEPS - 1).sub_(_steps(rate))
+    counted, start, steps = _count((count + 1) // 2, device), _start(seed), _steps(rate)
+    drawn = torch.empty_like(counted)
+    at_once = AT_ONCE if device.type == "cpu" else max(1, len(counted))
+    spare = torch.empty_like(counted[:at_once])
+    for first in range(0, len(counted), at_once):
+        bits = torch.add(counted[first : first + at_once], start, out=drawn[first : first + at_once])
+        part = torch.bitwise_right_shift(bits, 13, out=spare[: len(bits)])
+        bits.bitwise_xor_(part.bitwise_and_(0x7FFFF)).mul_(_MIX[1])  # right shifts of int32 drag the sign along
+        torch.bitwise_right_shift(bits, 16, out=part)
+        bits.bitwise_xor_(part).view(torch.int16).bitwise_and_(STEPS - 1).sub_(steps)
+    return drawn.view(torch.int16)[:count]
 
 
 def kept_share(rate: float) -> float:

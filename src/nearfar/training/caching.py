@@ -20,7 +20,7 @@ from torch import Tensor
 
 from nearfar.encoders.computing import weight_storages
 from nearfar.encoders.tokens import cut_padded, lengths_of
-from nearfar.training.memory import free_memory
+from nearfar.training.memory import free_memory, held
 from nearfar.types import Inputs
 
 Encode = Callable[[Any], Tensor]
@@ -129,10 +129,10 @@ def _weight(inputs: Inputs, *, pads: bool) -> float:
 
 
 def memory_budget(device: torch.device) -> int:
-    """Bytes for graphs unless told otherwise: half of the memory that is free now, where the graphs will lie (in a container: of its own)."""
+    """Bytes for graphs unless told otherwise: half of the memory that is free now (what a step freed and holds among it), where the graphs will lie (in a container: of its own)."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 2
-    return free_memory() // 2
+    return (free_memory() + held()) // 2
 
 
 class _Count:

@@ -42,6 +42,7 @@ from nearfar.training.dev import DevScore
 from nearfar.training.feeding import check_dims
 from nearfar.training.guard import Baseline, choose, is_stopped, judge_start, judge_trained, measure_retention, say_stop
 from nearfar.training.labelled import read_labelled, watch_labels
+from nearfar.training.memory import holding
 from nearfar.training.objective import Objective
 from nearfar.training.plan import FORMAT, Plan, check_identity, identity, machine, make_plan
 from nearfar.training.reasons import Reason, RunFacts, conclude, find_reasons, read_losses, share_cut
@@ -176,7 +177,7 @@ def train(
     with sole_writer(run):
         if started:
             take_up(work, state)
-        with computing(model, config.compute.precision, is_training=True):
+        with holding(), computing(model, config.compute.precision, is_training=True):
             seconds, seen = _run_steps(work, state, plan)
     result = _judge_result(work, state, plan, start, retain, own_task=task is not None, seconds=seconds, seen=seen)
     _write_metrics(result)
