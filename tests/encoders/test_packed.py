@@ -16,7 +16,7 @@ from transformers import (
     XLMRobertaModel,
 )
 
-from nearfar.encoders import Tokens, load_encoder
+from nearfar.encoders import Tokens, dropout, load_encoder
 from nearfar.encoders.dropout import STEPS, draw, keep, keep_mask, kept_part, kept_share, mark_dropped, unmarked
 from nearfar.encoders.packed import GROUP_SCORES, group_texts, plan_of, run_packed
 from nearfar.errors import BadConfig
@@ -134,6 +134,13 @@ def test_all_fifteen_bits_of_a_draw_are_even_and_no_two_go_together():
 def test_a_longer_draw_begins_with_the_shorter_one():
     assert torch.equal(draw(1_001, 0.3, 7), draw(200_000, 0.3, 7)[:1_001])
     assert draw(0, 0.3, 7).shape == (0,)
+
+
+@pytest.mark.parametrize("count", [1, 13, 14, 15, 28, 1_000])
+def test_a_draw_in_pieces_is_the_draw_at_once(count, monkeypatch):
+    whole = draw(count, 0.3, 7)
+    monkeypatch.setattr(dropout, "AT_ONCE", 7)
+    assert torch.equal(draw(count, 0.3, 7), whole)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
