@@ -153,7 +153,8 @@ def main() -> int:
     logging.disable(logging.WARNING)
     everything = read_pairs(asked.pairs_file).pairs
     chosen = np.random.default_rng(0).permutation(len(everything))[: asked.pairs]
-    pairs = [everything[i] for i in chosen.tolist()]
+    # without their sources, of which nearfar would make batches apart: the batch is to be the same
+    pairs = [replace(everything[i], source=None) for i in chosen.tolist()]
     task = smaller(read_task(asked.task).task, asked.queries)
     results, holds = [], True
     with tempfile.TemporaryDirectory() as folder:
