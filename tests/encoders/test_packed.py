@@ -16,7 +16,7 @@ from transformers import (
     XLMRobertaModel,
 )
 
-from nearfar.encoders import Tokens, dropout, load_encoder
+from nearfar.encoders import Tokens, dropout, load_encoder, packed
 from nearfar.encoders.dropout import STEPS, draw, keep, keep_mask, kept_part, kept_share, mark_dropped, unmarked
 from nearfar.encoders.packed import GROUP_SCORES, group_texts, plan_of, run_packed
 from nearfar.errors import BadConfig
@@ -82,6 +82,18 @@ def test_packed_rows_and_every_gradient_equal_each_text_alone_in_transformers(ki
     for name in found[0][1]:
         # blanks of a padded group are float32 zeros and infinities: they change nothing
         torch.testing.assert_close(found[0][1][name], found[1][1][name], rtol=1e-6, atol=1e-8)
+
+
+def test_without_a_gradient_torchs_fused_attention_gives_the_same_rows(monkeypatch):
+    found = []
+    for tiles in (False, True):
+        monkeypatch.setattr(packed, "has_tiles", lambda tiles=tiles: tiles)
+        encoder = load_encoder("minilm")
+        inputs = encoder.prepare(["", "a text", "a text of more words than others", "one " * 300], "document")
+        with torch.inference_mode(), encoder.computing("bfloat16"):
+            found.append(encoder.eval()(inputs))
+    assert not torch.equal(*found)  # two ways
+    assert torch.allclose(*found, atol=4e-3)
 
 
 def test_with_dropout_the_gradient_is_that_of_the_masks_drawn():

@@ -5,7 +5,7 @@ of the transformers model: this is another way to run it, equal in value and in 
 
 Decisions (2 CPU cores, MiniLM, bfloat16). Everything but attention is row by row, so packed rows need no padding. Attention runs over groups of texts of like
 length, by batched multiplies with the probabilities in cache: torch's fused attention takes about twice as long backward at 32 dimensions a head, and with dropout
-six times. GELU's output is made again for the gradient: it costs less than the memory it would hold.
+six times. Forward alone, in bfloat16 on processors with tiles, it is the faster one by half, and runs where rows are wanted outside training. GELU's output is made again for the gradient: it costs less than the memory it would hold.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -110,8 +111,16 @@ def run_packed(plan: BertPlan, weights: Mapping[str, Tensor], tokens: Tokens, *,
     if hidden_rate:
         rows = _Drop.apply(rows, hidden_rate, next_seed())
     groups = group_texts(tokens, plan.heads, device)
+    # in training never: a micro-batch that is encoded twice has to have the same rows both times
+    fused = (
+        not is_training
+        and not torch.is_grad_enabled()
+        and rows.dtype == torch.bfloat16
+        and device.type == "cpu"
+        and has_tiles()
+    )
     for layer in range(plan.layers):
-        rows = _layer(plan, _Scoped(weights, f"encoder.layer.{layer}."), rows, groups, hidden_rate, attention_rate)
+        rows = _layer(plan, _Scoped(weights, f"encoder.layer.{layer}."), rows, groups, hidden_rate, attention_rate, fused=fused)
     return rows
 
 
@@ -167,13 +176,17 @@ def _norm(rows: Tensor, weights: Any, name: str, epsilon: float) -> Tensor:
     return F.layer_norm(rows, rows.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"], epsilon)
 
 
-def _layer(plan: BertPlan, w: Any, rows: Tensor, groups: list[Group], hidden_rate: float, attention_rate: float) -> Tensor:
+def _layer(
+    plan: BertPlan, w: Any, rows: Tensor, groups: list[Group], hidden_rate: float, attention_rate: float, *, fused: bool
+) -> Tensor:
     names = ("query", "key", "value")
     weight = torch.cat([w[f"attention.self.{name}.weight"] for name in names])
     bias = torch.cat([w[f"attention.self.{name}.bias"] for name in names])
-    mixed = _Attention.apply(
-        _Linear.apply(rows, weight, bias), groups, plan.heads, attention_rate, next_seed() if attention_rate else 0
-    )
+    packed = _Linear.apply(rows, weight, bias)
+    if fused:
+        mixed = _attend_fused(packed, groups, plan.heads)
+    else:
+        mixed = _Attention.apply(packed, groups, plan.heads, attention_rate, next_seed() if attention_rate else 0)
     out = _Linear.apply(mixed, w["attention.output.dense.weight"], w["attention.output.dense.bias"])
     rows = _norm(_residual(rows, out, hidden_rate), w, "attention.output.LayerNorm", plan.epsilon)
     wide = [w[f"{part}.dense.{kind}"] for part in ("intermediate", "output") for kind in ("weight", "bias")]
@@ -293,15 +306,33 @@ class _Attention(torch.autograd.Function):
         return result, None, None, None, None
 
 
-def _spread(packed: Tensor, group: Group, heads: int, count: int) -> tuple[Tensor, ...]:
-    """The group's rows [rows, count heads h] as `count` tensors [texts * heads, width, h], zeros at padding."""
+def _parts(packed: Tensor, group: Group, heads: int, count: int) -> tuple[Float[Tensor, "texts heads width h"], ...]:
+    """The group's rows [rows, count heads h] as `count` tensors, zeros at padding."""
     rows = packed[group.start : group.stop]
     if group.slots is not None:
         padded = rows.new_zeros(group.texts * group.width, rows.shape[1])
         rows = padded.index_copy_(0, group.slots, rows)
-    # [texts, width, count, heads, h] -> count of [texts * heads, width, h]
-    parts = rows.reshape(group.texts, group.width, count, heads, -1).permute(2, 0, 3, 1, 4)
-    return tuple(part.reshape(group.texts * heads, group.width, -1) for part in parts)
+    return tuple(rows.reshape(group.texts, group.width, count, heads, -1).permute(2, 0, 3, 1, 4))
+
+
+@cache
+def has_tiles() -> bool:
+    """Whether this processor multiplies bfloat16 by tiles (Intel's AMX)."""
+    return bool(getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16", False))
+
+
+def _attend_fused(packed: Tensor, groups: list[Group], heads: int) -> Tensor:
+    """Attention by torch, without gradient or dropout."""
+    out = packed.new_empty(len(packed), packed.shape[1] // 3)
+    for group in groups:
+        mask = None if group.blank is None else group.blank.to(packed.dtype)[:, None]
+        _gather(F.scaled_dot_product_attention(*_parts(packed, group, heads, 3), attn_mask=mask), group, heads, out)
+    return out
+
+
+def _spread(packed: Tensor, group: Group, heads: int, count: int) -> tuple[Float[Tensor, "ch w h"], ...]:
+    """Likewise, texts and heads as one."""
+    return tuple(part.reshape(group.texts * heads, group.width, -1) for part in _parts(packed, group, heads, count))
 
 
 def _gather(found: Float[Tensor, "ch w h"], group: Group, heads: int, out: Tensor) -> None:
