@@ -90,7 +90,8 @@ def test_some_columns_of_wider_rows_are_multiplied_in_one_piece(loss: Callable[.
     """Strided, oneDNN takes hundreds of times as long."""
     given = []
 
-    def spy(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def spy(rows: Tensor, weight: Tensor, bias: Tensor | None, then: str) -> Tensor:
+        assert then == "none"
         given.extend((rows, weight))
         return F.linear(rows, weight, bias)
 
@@ -101,3 +102,17 @@ def test_some_columns_of_wider_rows_are_multiplied_in_one_piece(loss: Callable[.
     loss(query, candidate).mean().backward()
     assert given
     assert all(m.is_contiguous() or m.T.is_contiguous() for m in given)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("has_it", [True, False])
+def test_gelu_on_the_way_out_is_gelu_of_the_linear_layer(monkeypatch, dtype, has_it):
+    if not has_it:
+        monkeypatch.setattr(multiplies, "has_onednn", lambda: False)
+    rows, weight, bias = (torch.randn(*size, dtype=dtype) for size in ((7, 32), (48, 32), (48,)))
+    found = multiplies.linear(rows, weight, bias, "gelu")
+    expected = F.gelu(F.linear(rows.double(), weight.double(), bias.double()))
+    assert found.dtype == dtype
+    assert torch.allclose(
+        found.double(), expected, **({"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.05})
+    )

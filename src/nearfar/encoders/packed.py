@@ -110,17 +110,11 @@ def run_packed(plan: BertPlan, weights: Mapping[str, Tensor], tokens: Tokens, *,
     rows = rows.to(weights["encoder.layer.0.output.dense.weight"].dtype)
     if hidden_rate:
         rows = _Drop.apply(rows, hidden_rate, next_seed())
+    if not is_training and not torch.is_grad_enabled():
+        return _at_rest(plan, weights, rows, tokens)
     groups = group_texts(tokens, plan.heads, device)
-    # in training never: a micro-batch that is encoded twice has to have the same rows both times
-    fused = (
-        not is_training
-        and not torch.is_grad_enabled()
-        and rows.dtype == torch.bfloat16
-        and device.type == "cpu"
-        and has_tiles()
-    )
     for layer in range(plan.layers):
-        rows = _layer(plan, _Scoped(weights, f"encoder.layer.{layer}."), rows, groups, hidden_rate, attention_rate, fused=fused)
+        rows = _layer(plan, _Scoped(weights, f"encoder.layer.{layer}."), rows, groups, hidden_rate, attention_rate)
     return rows
 
 
@@ -176,21 +170,36 @@ def _norm(rows: Tensor, weights: Any, name: str, epsilon: float) -> Tensor:
     return F.layer_norm(rows, rows.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"], epsilon)
 
 
-def _layer(
-    plan: BertPlan, w: Any, rows: Tensor, groups: list[Group], hidden_rate: float, attention_rate: float, *, fused: bool
-) -> Tensor:
-    names = ("query", "key", "value")
-    weight = torch.cat([w[f"attention.self.{name}.weight"] for name in names])
-    bias = torch.cat([w[f"attention.self.{name}.bias"] for name in names])
-    packed = _Linear.apply(rows, weight, bias)
-    if fused:
-        mixed = _attend_fused(packed, groups, plan.heads)
-    else:
-        mixed = _Attention.apply(packed, groups, plan.heads, attention_rate, next_seed() if attention_rate else 0)
+def _layer(plan: BertPlan, w: Any, rows: Tensor, groups: list[Group], hidden_rate: float, attention_rate: float) -> Tensor:
+    mixed = _Attention.apply(
+        _Linear.apply(rows, *_query_key_value(w)), groups, plan.heads, attention_rate, next_seed() if attention_rate else 0
+    )
     out = _Linear.apply(mixed, w["attention.output.dense.weight"], w["attention.output.dense.bias"])
     rows = _norm(_residual(rows, out, hidden_rate), w, "attention.output.LayerNorm", plan.epsilon)
-    wide = [w[f"{part}.dense.{kind}"] for part in ("intermediate", "output") for kind in ("weight", "bias")]
+    wide = [w[f"{part}.dense.{kind}"] for part in ("intermediate", "output") for kind in KINDS]
     return _norm(_residual(rows, _FeedForward.apply(rows, *wide), hidden_rate), w, "output.LayerNorm", plan.epsilon)
+
+
+def _query_key_value(w: Any) -> list[Tensor]:
+    """The weights and the offsets of all three as one."""
+    return [torch.cat([w[f"attention.self.{name}.{kind}"] for name in ("query", "key", "value")]) for kind in KINDS]
+
+
+def _at_rest(plan: BertPlan, weights: Mapping[str, Tensor], rows: Tensor, tokens: Tokens) -> Tensor:
+    """All layers without gradient or dropout. In training never: a micro-batch that is encoded twice has to have the same rows both times."""
+    fuses = rows.dtype == torch.bfloat16 and rows.device.type == "cpu" and has_tiles()
+    groups = group_texts(tokens, plan.heads, rows.device)
+    for layer in range(plan.layers):
+        w = _Scoped(weights, f"encoder.layer.{layer}.")
+        weight, bias = _query_key_value(w)
+        packed = linear(rows, weight, bias)
+        mixed = _attend_fused(packed, groups, plan.heads) if fuses else _Attention.apply(packed, groups, plan.heads, 0.0, 0)
+        out = linear(mixed, w["attention.output.dense.weight"], w["attention.output.dense.bias"])
+        rows = _norm(out.add_(rows), w, "attention.output.LayerNorm", plan.epsilon)
+        wide = linear(rows, w["intermediate.dense.weight"], w["intermediate.dense.bias"], "gelu")
+        out = linear(wide, w["output.dense.weight"], w["output.dense.bias"])
+        rows = _norm(out.add_(rows), w, "output.LayerNorm", plan.epsilon)
+    return rows
 
 
 def _residual(rows: Tensor, out: Tensor, rate: float) -> Tensor:

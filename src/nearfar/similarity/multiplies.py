@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import platform
 from functools import cache
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -36,14 +37,17 @@ def multiplies_better(matrix: Tensor) -> bool:
     return matrix.device.type == "cpu" and matrix.dtype == torch.float32 and has_onednn()
 
 
-def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None, then: Literal["none", "gelu"] = "none") -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, then, [], "none" if then == "gelu" else "")
 
 
 def linear(
-    rows: Float[Tensor, "r d"], weight: Float[Tensor, "n d"], bias: Float[Tensor, " n"] | None = None
+    rows: Float[Tensor, "r d"],
+    weight: Float[Tensor, "n d"],
+    bias: Float[Tensor, " n"] | None = None,
+    then: Literal["none", "gelu"] = "none",
 ) -> Float[Tensor, "r n"]:
-    """rows @ weight.T + bias, without a graph."""
+    """rows @ weight.T + bias, of which GELU (its exact form) where asked for, without a graph."""
     if (
         rows.device.type == "cpu"
         and rows.dtype in (torch.float32, torch.bfloat16)
@@ -51,8 +55,9 @@ def linear(
         and len(weight)
         and has_onednn()
     ):
-        return _linear(_whole(rows), _whole(weight), bias)
-    return F.linear(rows, weight, bias)
+        return _linear(_whole(rows), _whole(weight), bias, then)
+    found = F.linear(rows, weight, bias)
+    return torch.ops.aten.gelu_(found) if then == "gelu" else found
 
 
 def _whole(matrix: Tensor) -> Tensor:
