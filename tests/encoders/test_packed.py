@@ -1,5 +1,7 @@
 """BERT run packed equals transformers' own, in every gradient; its dropout is dropout; its precision is bfloat16's."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -94,6 +96,26 @@ def test_without_a_gradient_torchs_fused_attention_gives_the_same_rows(monkeypat
             found.append(encoder.eval()(inputs))
     assert not torch.equal(*found)  # two ways
     assert torch.allclose(*found, atol=4e-3)
+
+
+@pytest.mark.parametrize("tiles", [False, True])
+def test_in_training_rows_are_the_same_with_a_gradient_and_without(monkeypatch, tiles):
+    monkeypatch.setattr(packed, "has_tiles", lambda: tiles)
+    model, tokens = model_of("bert"), texts_of([6, 4, 3, 30, 31])
+    plan = plan_of(model)
+    assert plan is not None
+    plan = replace(plan, hidden_dropout=0.0, attention_dropout=0.0)
+    weights = {
+        name: p.detach().to(torch.float32 if name.startswith("embeddings.") else torch.bfloat16)
+        for name, p in model.named_parameters()
+    }
+    with torch.no_grad():
+        once = run_packed(plan, weights, tokens, is_training=True)
+        at_rest = run_packed(plan, weights, tokens, is_training=False)
+    again = run_packed(plan, {n: w.requires_grad_() for n, w in weights.items()}, tokens, is_training=True)
+    assert torch.equal(once, again)
+    assert torch.allclose(once, at_rest, atol=0.05)
+    assert not torch.equal(once, at_rest)  # outside training by other ways
 
 
 def test_with_dropout_the_gradient_is_that_of_the_masks_drawn():
