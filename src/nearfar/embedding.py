@@ -10,9 +10,9 @@ import numpy as np
 
 from nearfar.encoders import TransformerEncoder, TwoTowerEncoder, computing, is_static
 from nearfar.encoders.at_rest import encode_parts
-from nearfar.encoders.packed import has_tiles
 from nearfar.encoders.tokens import cut_padded, lengths_of
 from nearfar.errors import BadConfig
+from nearfar.similarity.products import has_tiles
 from nearfar.types import Encoder, Inputs, Progress, Role, silent
 
 if TYPE_CHECKING:

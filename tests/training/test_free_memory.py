@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from nearfar.training.memory import _malloc, free_memory, held, holding, total_memory
+from nearfar.training.holding import _malloc, held, holding
+from nearfar.training.memory import free_memory, total_memory
 
 GIB = 1 << 30
 
@@ -78,7 +79,7 @@ def test_what_is_freed_stays_for_the_next_step_and_goes_back_afterwards():
 
 @needs_malloc
 def test_what_the_environment_says_of_malloc_is_left_alone():
-    told = "from nearfar.training.memory import _malloc; assert _malloc() is None"
+    told = "from nearfar.training.holding import _malloc; assert _malloc() is None"
     for name, value in (("MALLOC_TRIM_THRESHOLD_", "1000000"), ("GLIBC_TUNABLES", "glibc.malloc.mmap_max=100")):
         subprocess.run([sys.executable, "-c", told], env=os.environ | {name: value}, check=True)
     subprocess.run(

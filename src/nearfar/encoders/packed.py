@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +25,7 @@ from torch.autograd.function import once_differentiable
 from nearfar.encoders.dropout import draw, keep, keep_mask, kept_part, kept_share, mark_dropped, next_seed, unmarked
 from nearfar.encoders.tokens import Tokens
 from nearfar.similarity.multiplies import linear
+from nearfar.similarity.products import has_tiles
 
 POSITIONS_BEGIN = {"BertModel": 0, "RobertaModel": 2, "XLMRobertaModel": 2, "CamembertModel": 2}
 """Classes of transformers whose layers are these, and the position number of the first token (padding_idx + 1 where there is one)."""
@@ -322,12 +322,6 @@ def _parts(packed: Tensor, group: Group, heads: int, count: int) -> tuple[Float[
         padded = rows.new_zeros(group.texts * group.width, rows.shape[1])
         rows = padded.index_copy_(0, group.slots, rows)
     return tuple(rows.reshape(group.texts, group.width, count, heads, -1).permute(2, 0, 3, 1, 4))
-
-
-@cache
-def has_tiles() -> bool:
-    """Whether this processor multiplies bfloat16 by tiles (Intel's AMX)."""
-    return bool(getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16", False))
 
 
 def _attend_fused(packed: Tensor, groups: list[Group], heads: int) -> Tensor:

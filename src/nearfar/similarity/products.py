@@ -30,8 +30,13 @@ NEAR = 60.0
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 multiplies are faster than float32 on this device: AVX-512 BF16 or AMX on a CPU, compute capability 8 on CUDA."""
     if device.type == "cpu":
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        return bool(torch.cpu._is_avx512_bf16_supported()) or has_tiles()
     return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
+
+
+def has_tiles() -> bool:
+    """Whether this processor multiplies bfloat16 by tiles: Intel's AMX."""
+    return bool(torch.cpu._is_amx_tile_supported())
 
 
 def slab_dtype(

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from nearfar.encoders.computing import weight_storages
 from nearfar.encoders.tokens import cut_padded, lengths_of
-from nearfar.training.memory import free_memory, held
+from nearfar.training.holding import held
+from nearfar.training.memory import free_memory
 from nearfar.types import Inputs
 
 Encode = Callable[[Any], Tensor]

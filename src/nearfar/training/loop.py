@@ -41,8 +41,8 @@ from nearfar.training.config import Config, check_config, config_from_json, reso
 from nearfar.training.dev import DevScore
 from nearfar.training.feeding import check_dims
 from nearfar.training.guard import Baseline, choose, is_stopped, judge_start, judge_trained, measure_retention, say_stop
+from nearfar.training.holding import holding
 from nearfar.training.labelled import read_labelled, watch_labels
-from nearfar.training.memory import holding
 from nearfar.training.objective import Objective
 from nearfar.training.plan import FORMAT, Plan, check_identity, identity, machine, make_plan
 from nearfar.training.reasons import Reason, RunFacts, conclude, find_reasons, read_losses, share_cut
